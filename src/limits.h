@@ -1,0 +1,76 @@
+// Limits: every size that bounds a table, a batch or a number an operator may write, in one place.
+//
+// Each limit has its unit and its reason; relations between limits are asserted at the end. What is fixed here is part
+// of the shared-memory layout: changing one that sizes a segment changes that segment's layout hash (src/segment.h).
+#pragma once
+
+#include <cstdint>
+
+namespace sluice::limits {
+
+// ---- Lookup tables -------------------------------------------------------------------------------------------------
+
+// Slots of a lookup table. Primes, as the Maglev paper (NSDI'16, 3.4) asks; its own two sizes.
+inline constexpr uint32_t kLookupSlotsDefault = 65'537;
+inline constexpr uint32_t kLookupSlotsLarge = 655'373;
+
+// Weight of a backend. 0 takes it out for new flows; the upper end keeps accumulated weights within 32 bits
+// (kWeightMax rounds of kWeightMax each).
+inline constexpr uint32_t kWeightMax = 10'000;
+inline constexpr uint32_t kWeightDefault = 100;
+
+// ---- Objects -------------------------------------------------------------------------------------------------------
+
+// Services of one instance. Sizes the per-worker service counters (64 B each).
+inline constexpr uint32_t kServicesMax = 16'384;
+
+// Backends of one service, those still in quarantine after their removal included (src/tables.h). An index is
+// 16 bits in a lookup table and in a flow-table entry; the top is kept for kNoBackend.
+inline constexpr uint32_t kBackendsPerServiceMax = 16'384;
+inline constexpr uint16_t kNoBackend = 0xffff;
+
+// Backends over all services: sizes the per-worker backend counters (32 B each). 100 services of 1,000 backends fit.
+inline constexpr uint32_t kBackendsMax = 131'072;
+
+// Bytes of a service's or a backend's name, with the terminating zero.
+inline constexpr uint32_t kNameBytes = 64;
+
+// ---- Data plane ----------------------------------------------------------------------------------------------------
+
+// Packets of one batch. Big enough that prefetches of one stage finish before the next stage needs them, small enough
+// that a batch's headers (one or two lines each) stay in a 32 KiB L1 cache.
+inline constexpr uint32_t kBatchMax = 64;
+
+inline constexpr uint32_t kWorkersMax = 64;
+inline constexpr uint32_t kPortsMax = 16;
+
+// Room that a stage may use before the first byte of a packet: an IPv6 header (40) in front of the packet is the most
+// that any mode needs, rounded up to a cache line. DPDK's mbufs leave RTE_PKTMBUF_HEADROOM = 128.
+inline constexpr uint32_t kHeadroomBytes = 64;
+
+// Flows of one worker: what --flows-max may say. The least keeps tag bits and bucket bits together at 64
+// (dataplane/flow_table.h); the most is 2^30 flows, 16 GiB of table.
+inline constexpr uint64_t kFlowsPerWorkerMin = 1ULL << 18;
+inline constexpr uint64_t kFlowsPerWorkerMax = 1ULL << 30;
+inline constexpr uint64_t kFlowsPerWorkerDefault = 1ULL << 20;
+
+// ICMP "packet too big" answers of one worker in a second (RFC 1812 4.3.2.8, RFC 4443 2.4 f ask for a limit).
+inline constexpr uint32_t kIcmpAnswersPerSecond = 1'000;
+
+// ---- Times ---------------------------------------------------------------------------------------------------------
+
+// Idle timeouts in seconds. A flow-table entry keeps 13 bits of seconds: an entry is seen by the sweep at least once in
+// kSweepPeriodMax seconds, so that ages up to 2^13 - kSweepPeriodMax never wrap.
+inline constexpr uint32_t kIdleTimeoutMax = 7'200;
+inline constexpr uint32_t kSweepPeriodMax = 512;
+inline constexpr uint32_t kIdleSynDefault = 30;
+inline constexpr uint32_t kIdleEstablishedDefault = 900;
+inline constexpr uint32_t kIdleClosingDefault = 20;
+inline constexpr uint32_t kIdleUdpDefault = 60;
+
+static_assert(kBackendsPerServiceMax < kNoBackend);
+static_assert(kIdleTimeoutMax + kSweepPeriodMax < (1u << 13));
+static_assert(static_cast<uint64_t>(kWeightMax) * kWeightMax < (1ULL << 32));
+static_assert(kHeadroomBytes >= 40 && kHeadroomBytes <= 128);
+
+}  // namespace sluice::limits

@@ -1,0 +1,226 @@
+#include "src/segment.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cassert>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <string>
+
+namespace sluice {
+namespace {
+
+class Fd {
+ public:
+  explicit Fd(int fd) : fd_(fd) {}
+  ~Fd() {
+    if (fd_ >= 0) close(fd_);
+  }
+  Fd(const Fd&) = delete;
+  Fd& operator=(const Fd&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+Error system_error(const std::string& what, std::string remedy = "") {
+  return {what + ": " + std::strerror(errno), std::move(remedy)};
+}
+
+std::string hex(uint64_t value) {
+  char out[19];
+  std::snprintf(out, sizeof out, "0x%016llx", static_cast<unsigned long long>(value));
+  return out;
+}
+
+void fill_header(SegmentHeader& header, const SegmentKind& kind, uint64_t size) {
+  header.abi_version = kAbiVersion;
+  header.layout_hash = kind.layout_hash;
+  header.size = size;
+  [[maybe_unused]] const ssize_t got = getrandom(&header.incarnation, sizeof header.incarnation, 0);
+  header.magic = kind.magic;
+}
+
+// What is wrong with a mapped header, or nothing.
+std::string header_fault(const SegmentHeader& header, const SegmentKind& kind, uint64_t file_size) {
+  if (header.magic != kind.magic) return "is not a Sluice '" + std::string(kind.file) + "' segment";
+  if (header.abi_version != kAbiVersion) {
+    return "has ABI version " + std::to_string(header.abi_version) + ", this program has " +
+           std::to_string(kAbiVersion);
+  }
+  if (header.layout_hash != kind.layout_hash) {
+    return "has layout " + hex(header.layout_hash) + ", this program has " + hex(kind.layout_hash);
+  }
+  if (header.size != file_size) {
+    return "says " + std::to_string(header.size) + " bytes, the file has " + std::to_string(file_size);
+  }
+  return "";
+}
+
+Error header_error(const std::string& path, const std::string& fault) {
+  return {path + " " + fault, "stop sluiced and sluice-dataplane of this instance, then: rm " + path};
+}
+
+// Maps an open segment file and checks its header.
+Result<std::byte*> map_checked(const Fd& fd, const std::string& path, const SegmentKind& kind, int protection,
+                               struct stat& status) {
+  if (fstat(fd.get(), &status) != 0) return system_error(path);
+  const auto size = static_cast<uint64_t>(status.st_size);
+  if (size < sizeof(SegmentHeader)) return header_error(path, "is shorter than a segment header");
+  void* base = mmap(nullptr, size, protection, MAP_SHARED, fd.get(), 0);
+  if (base == MAP_FAILED) return system_error("cannot map " + path, "free -h; df -h " + path);
+  const std::string fault = header_fault(*static_cast<const SegmentHeader*>(base), kind, size);
+  if (!fault.empty()) {
+    munmap(base, size);
+    return header_error(path, fault);
+  }
+  return static_cast<std::byte*>(base);
+}
+
+}  // namespace
+
+Segment& Segment::operator=(Segment&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(base_, other.base_);
+  std::swap(size_, other.size_);
+  std::swap(inode_, other.inode_);
+  std::swap(created_, other.created_);
+  return *this;
+}
+
+Segment::~Segment() {
+  if (base_ != nullptr) munmap(base_, size_);
+}
+
+Result<Segment> Segment::open_writer(const std::string& directory, const SegmentKind& kind, uint64_t size) {
+  assert(size >= sizeof(SegmentHeader));
+  const std::string path = directory + "/" + kind.file;
+  Segment segment;
+  segment.path_ = path;
+
+  if (const Fd existing(open(path.c_str(), O_RDWR | O_CLOEXEC)); existing.get() >= 0) {
+    struct stat status;
+    Result<std::byte*> base = map_checked(existing, path, kind, PROT_READ | PROT_WRITE, status);
+    if (!base) return base.error();
+    segment.base_ = *base;
+    segment.size_ = static_cast<uint64_t>(status.st_size);
+    segment.inode_ = status.st_ino;
+    if (segment.size_ != size) {
+      return header_error(path, "has " + std::to_string(segment.size_) + " bytes, not the " + std::to_string(size) +
+                                    " that this program was told to use");
+    }
+  } else if (errno != ENOENT) {
+    return system_error("cannot open " + path);
+  } else {
+    const std::string temporary = path + ".new";
+    const Fd fd(open(temporary.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+    if (fd.get() < 0) return system_error("cannot create " + temporary);
+    if (ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
+      return system_error("cannot make " + temporary + " " + std::to_string(size) + " bytes long",
+                          "df -h " + directory);
+    }
+    void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+    if (base == MAP_FAILED) return system_error("cannot map " + temporary, "free -h");
+    segment.base_ = static_cast<std::byte*>(base);
+    segment.size_ = size;
+    segment.created_ = true;
+    fill_header(segment.header(), kind, size);
+    struct stat status;
+    fstat(fd.get(), &status);
+    segment.inode_ = status.st_ino;
+    if (rename(temporary.c_str(), path.c_str()) != 0) return system_error("cannot rename " + temporary);
+  }
+  segment.header().writer_pid.store(static_cast<uint32_t>(getpid()), std::memory_order_relaxed);
+  segment.header().heartbeat_ns.store(monotonic_ns(), std::memory_order_relaxed);
+  return segment;
+}
+
+Result<Segment> Segment::open_reader(const std::string& directory, const SegmentKind& kind) {
+  const std::string path = directory + "/" + kind.file;
+  const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (fd.get() < 0) {
+    return system_error("cannot open " + path, errno == ENOENT ? "start " + std::string(kind.writer) : "");
+  }
+  struct stat status;
+  Result<std::byte*> base = map_checked(fd, path, kind, PROT_READ, status);
+  if (!base) return base.error();
+  Segment segment;
+  segment.path_ = path;
+  segment.base_ = *base;
+  segment.size_ = static_cast<uint64_t>(status.st_size);
+  segment.inode_ = status.st_ino;
+  return segment;
+}
+
+Segment Segment::anonymous(const SegmentKind& kind, uint64_t size) {
+  void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  assert(base != MAP_FAILED);
+  Segment segment;
+  segment.base_ = static_cast<std::byte*>(base);
+  segment.size_ = size;
+  segment.created_ = true;
+  fill_header(segment.header(), kind, size);
+  return segment;
+}
+
+bool Segment::is_stale() const {
+  struct stat status;
+  return !path_.empty() && (stat(path_.c_str(), &status) != 0 || status.st_ino != inode_);
+}
+
+uint64_t monotonic_ns() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+std::string instance_directory(const std::string& option) {
+  if (!option.empty()) return option;
+  const char* environment = std::getenv("SLUICE_DIR");
+  return environment != nullptr && *environment != '\0' ? environment : kDefaultDirectory;
+}
+
+Result<Done> make_instance_directory(const std::string& directory) {
+  if (mkdir(directory.c_str(), 0755) == 0 || errno == EEXIST) return Done{};
+  return system_error("cannot create the instance's directory " + directory, "sudo mkdir -p " + directory);
+}
+
+InstanceLock::~InstanceLock() {
+  if (fd_ >= 0) close(fd_);
+}
+
+Result<InstanceLock> InstanceLock::acquire(const std::string& directory, const std::string& program) {
+  const std::string path = directory + "/" + program + ".lock";
+  InstanceLock lock;
+  lock.fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (lock.fd_ < 0) return system_error("cannot open " + path);
+  if (flock(lock.fd_, LOCK_EX | LOCK_NB) != 0) {
+    char holder[16] = "";
+    if (pread(lock.fd_, holder, sizeof holder - 1, 0) <= 0) std::strcpy(holder, "?");
+    holder[std::strcspn(holder, "\n")] = '\0';
+    return Error{"another " + program + " (pid " + holder + ") runs the instance in " + directory,
+                 "kill " + std::string(holder) + ", or give this one a directory of its own with --dir"};
+  }
+  const std::string pid = std::to_string(getpid()) + "\n";
+  if (ftruncate(lock.fd_, 0) != 0 || pwrite(lock.fd_, pid.data(), pid.size(), 0) < 0) {
+    return system_error("cannot write " + path);
+  }
+  return lock;
+}
+
+bool InstanceLock::is_held(const std::string& directory, const std::string& program) {
+  const Fd fd(open((directory + "/" + program + ".lock").c_str(), O_RDONLY | O_CLOEXEC));
+  // A shared try-lock is refused exactly while the holder lives. It is dropped at once, with the descriptor.
+  return fd.get() >= 0 && flock(fd.get(), LOCK_SH | LOCK_NB) != 0;
+}
+
+}  // namespace sluice

@@ -1,0 +1,122 @@
+// Shared-memory segments: files in the instance's directory (a tmpfs), mapped by both processes.
+//
+// Each segment has one writing process. The writer creates the file, or takes an existing one over with its contents
+// (its predecessor may have been killed at any instant); readers map it read-only. Whoever maps checks the whole header
+// and refuses anything else with an Error that names the remedy. A segment appears under its name only when its header
+// is complete (written to a temporary file, then renamed), so nobody sees half of one.
+//
+// Contents hold offsets, never pointers. A Segment unmaps on destruction; the file stays.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+#include "src/result.h"
+
+namespace sluice {
+
+// Raised on any change of meaning that the layout hash cannot see.
+inline constexpr uint32_t kAbiVersion = 1;
+
+// Fingerprint of a layout: the sizes and offsets that both sides must agree on. Order matters.
+constexpr uint64_t layout_hash(std::initializer_list<size_t> sizes_and_offsets) {
+  uint64_t hash = 0xcbf29ce484222325ULL;
+  for (const size_t value : sizes_and_offsets) {
+    hash = (hash ^ value) * 0x100000001b3ULL;
+    hash ^= hash >> 29;
+  }
+  return hash;
+}
+
+struct SegmentKind {
+  const char* file;      // its name in the instance's directory
+  const char* writer;    // the program that writes it
+  uint64_t magic;        // eight characters
+  uint64_t layout_hash;  // of everything in it
+};
+
+// The first line of every segment. Writer: the segment's one writing process.
+struct alignas(64) SegmentHeader {
+  uint64_t magic;
+  uint32_t abi_version;
+  uint32_t reserved;
+  uint64_t layout_hash;
+  uint64_t size;         // bytes of the whole segment
+  uint64_t incarnation;  // random, drawn at creation: tells a segment from its re-creation
+  // The writer's process; 0 after an orderly end. Relaxed: it informs, nothing is ordered by it.
+  std::atomic<uint32_t> writer_pid;
+  uint32_t reserved2;
+  // CLOCK_MONOTONIC, nanoseconds: the writer's last sign of life. Relaxed, for the same reason.
+  std::atomic<uint64_t> heartbeat_ns;
+};
+static_assert(sizeof(SegmentHeader) == 64);
+static_assert(std::atomic<uint64_t>::is_always_lock_free);
+
+class Segment {
+ public:
+  Segment() = default;
+  Segment(Segment&& other) noexcept { *this = std::move(other); }
+  Segment& operator=(Segment&& other) noexcept;
+  ~Segment();
+
+  // For the writer: takes over the file if there is one of this very kind and size, else creates it, all zero behind
+  // the header. A file of another kind, version, layout or size is an Error: it may hold what somebody still uses.
+  static Result<Segment> open_writer(const std::string& directory, const SegmentKind& kind, uint64_t size);
+  // For readers: maps the file read-only, whatever its size.
+  static Result<Segment> open_reader(const std::string& directory, const SegmentKind& kind);
+  // Not shared and not named: the same contents for tests, benchmarks and sluice-replay.
+  static Segment anonymous(const SegmentKind& kind, uint64_t size);
+
+  bool is_open() const { return base_ != nullptr; }
+  bool was_created() const { return created_; }  // by this open_writer, not taken over
+  std::byte* base() const { return base_; }
+  uint64_t size() const { return size_; }
+  SegmentHeader& header() const { return *reinterpret_cast<SegmentHeader*>(base_); }
+  // The struct that the segment begins with; it begins with a SegmentHeader.
+  template <typename T>
+  T& as() const {
+    return *reinterpret_cast<T*>(base_);
+  }
+  // Has the file been replaced or removed since it was mapped? (A reader then maps it again.)
+  bool is_stale() const;
+
+ private:
+  std::string path_;
+  std::byte* base_ = nullptr;
+  uint64_t size_ = 0;
+  uint64_t inode_ = 0;
+  bool created_ = false;
+};
+
+// CLOCK_MONOTONIC in nanoseconds; the clock of every time in shared memory. One for the host, it outlives processes.
+uint64_t monotonic_ns();
+
+// The directory of an instance: --dir, else $SLUICE_DIR, else kDefaultDirectory.
+inline constexpr const char* kDefaultDirectory = "/dev/shm/sluice";
+std::string instance_directory(const std::string& option);
+// Creates the directory (mode 0755) if it is missing.
+Result<Done> make_instance_directory(const std::string& directory);
+
+// One process of a kind for an instance: an exclusive lock on DIRECTORY/PROGRAM.lock, held until destruction or the
+// process's end, however it comes.
+class InstanceLock {
+ public:
+  InstanceLock() = default;
+  InstanceLock(InstanceLock&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
+  InstanceLock& operator=(InstanceLock&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~InstanceLock();
+  static Result<InstanceLock> acquire(const std::string& directory, const std::string& program);
+  // Does a live process hold it? For the other side: no message, no signal, true until the very end of that process.
+  static bool is_held(const std::string& directory, const std::string& program);
+
+ private:
+  int fd_ = -1;
+};
+
+}  // namespace sluice

@@ -1,0 +1,162 @@
+// The `stats` segment: what the data plane tells about itself.
+//
+// Writer: sluice-dataplane; each WorkerStats has one writing worker, the header the main thread. Readers: sluiced,
+// read-only. Of fixed size whatever the number of workers (a sparse file), so it is taken over at every restart and its
+// counters only ever grow.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "src/address.h"
+#include "src/limits.h"
+#include "src/reason.h"
+#include "src/segment.h"
+
+namespace sluice {
+
+// A counter or gauge with one writer. All accesses are relaxed: a reader wants a recent value, and nothing is ordered by
+// it; a consistent set of them is read under WorkerStats::sequence. The writer's add is a plain add (no lock prefix).
+class Counter {
+ public:
+  void add(uint64_t n) { value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed); }
+  void subtract(uint64_t n) { add(~n + 1); }
+  void set(uint64_t n) { value_.store(n, std::memory_order_relaxed); }
+  uint64_t get() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<uint64_t> value_{0};
+};
+static_assert(sizeof(Counter) == 8);
+
+struct alignas(32) BackendCounters {
+  Counter packets;       // forwarded to it
+  Counter bytes;         // of IP packets as received, without Ethernet and tunnel headers
+  Counter flows;         // new flows given to it
+  Counter flows_active;  // gauge: entries of this worker's flow table that name it
+};
+static_assert(sizeof(BackendCounters) == 32);
+
+struct alignas(64) ServiceCounters {
+  Counter packets;    // received for it
+  Counter bytes;      // as above
+  Counter flows;      // new flows
+  Counter forwarded;  // packets
+  Counter dropped;    // packets; received for it and neither forwarded nor answered
+  Counter reserved[3];
+};
+static_assert(sizeof(ServiceCounters) == 64);
+
+// What one worker did. received = forwarded + answered + the sum of by_reason, at every even `sequence`.
+struct PacketCounters {
+  Counter received;
+  Counter forwarded;
+  Counter answered;  // "packet too big" sent instead
+  Counter by_reason[kReasonCount];
+};
+
+struct FlowCounters {
+  Counter active;      // gauge: entries in the table
+  Counter inserted;
+  Counter expired;     // idle timeout
+  Counter evicted;     // an unconfirmed flow gave its place to another
+  Counter untracked;   // no place: forwarded by the lookup table alone
+  Counter reselected;  // its backend was gone: selected afresh
+  Counter reused;      // a SYN on a closing flow: selected afresh
+};
+
+struct alignas(64) WorkerStats {
+  // Store-release after the batch that used the generation is sent; pairs with sluiced's load-acquire before it reuses
+  // memory of an older one. Alone on its line with what else the worker writes once a loop.
+  std::atomic<uint64_t> acknowledged_generation;
+  // Odd while a batch's counters are being added; even and unchanged around a reader's copy means that the copy is of
+  // one instant. Writer: release on both sides; reader: acquire first, fence, relaxed last (a seqlock).
+  std::atomic<uint64_t> sequence;
+  Counter heartbeat_ns;  // CLOCK_MONOTONIC
+  Counter loops;
+  Counter busy_cycles;  // TSC: loops that received packets
+  Counter idle_cycles;  // loops that did not
+  uint32_t lcore;       // CPU that the worker is pinned to
+  uint32_t active;      // 1: this worker runs
+  uint8_t reserved[8];
+
+  alignas(64) PacketCounters packets;
+  alignas(64) FlowCounters flows;
+  ServiceCounters services[limits::kServicesMax];  // by ServiceId
+  BackendCounters backends[limits::kBackendsMax];  // by BackendId
+};
+static_assert(offsetof(WorkerStats, packets) == 64);
+
+struct PortInfo {
+  char name[limits::kNameBytes];  // DPDK's: "net_af_xdp0", "0000:03:00.0"
+  char interface[16];             // the kernel's, when it has one: "eth0"
+  uint32_t ifindex;               // 0: the kernel has no such interface
+  uint32_t mtu_bytes;
+  char driver[24];
+  MacAddress mac;
+  uint8_t kernel_sees_rest;  // 1: what is not VIP traffic never reaches us, or reaches the kernel as well
+  uint8_t steered;           // 1: the steering program decides (bpf/steer.bpf.c)
+  uint32_t queues;
+  uint32_t reserved;
+};
+
+struct StatsHeader {
+  SegmentHeader segment;
+  // Raised with release after ports and workers are filled in at each start; a reader that sees a new value with
+  // acquire sees them all. 0: never started.
+  alignas(64) std::atomic<uint64_t> starts;
+  uint32_t workers_count;
+  uint32_t ports_count;
+  uint64_t started_ns;  // CLOCK_MONOTONIC
+  uint64_t tsc_hz;
+  uint64_t flows_max;  // per worker
+  uint64_t flows_bytes;
+  char version[32];
+  PortInfo ports[limits::kPortsMax];
+  // Counted by the ports, by their own counters, since the start; the main thread copies them once a second.
+  struct PortCounters {
+    Counter received;
+    Counter sent;
+    Counter missed;  // the receive ring was full
+  } port_counters[limits::kPortsMax];
+};
+
+struct StatsSegment {
+  StatsHeader header;
+  WorkerStats workers[limits::kWorkersMax];
+};
+
+inline constexpr SegmentKind kStatsSegment = {
+    "stats", "sluice-dataplane", 0x2073746174536c53ULL,  // "SlStats "
+    layout_hash({sizeof(StatsHeader), offsetof(StatsHeader, starts), offsetof(StatsHeader, ports), sizeof(PortInfo),
+                 offsetof(PortInfo, mac), offsetof(StatsHeader, port_counters), sizeof(WorkerStats),
+                 offsetof(WorkerStats, sequence), offsetof(WorkerStats, packets), offsetof(WorkerStats, flows),
+                 offsetof(WorkerStats, services), offsetof(WorkerStats, backends), sizeof(ServiceCounters),
+                 sizeof(BackendCounters), kReasonCount, sizeof(FlowCounters)})};
+
+// A copy of one worker's packet counters, of one instant. Only a worker killed in the middle of an update leaves an odd
+// sequence for long: then the copy is what there is (the next start repairs the sum, dataplane/worker.cc).
+struct PacketSnapshot {
+  uint64_t received = 0;
+  uint64_t forwarded = 0;
+  uint64_t answered = 0;
+  uint64_t by_reason[kReasonCount] = {};
+};
+
+inline PacketSnapshot snapshot(const WorkerStats& worker) {
+  PacketSnapshot copy;
+  for (int attempt = 0; attempt < 10'000; attempt++) {
+    const uint64_t before = worker.sequence.load(std::memory_order_acquire);
+    copy.received = worker.packets.received.get();
+    copy.forwarded = worker.packets.forwarded.get();
+    copy.answered = worker.packets.answered.get();
+    for (size_t i = 0; i < kReasonCount; i++) copy.by_reason[i] = worker.packets.by_reason[i].get();
+    // Keeps the loads above before the second look at the sequence.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (before % 2 == 0 && worker.sequence.load(std::memory_order_relaxed) == before) break;
+  }
+  return copy;
+}
+
+}  // namespace sluice
