@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "src/address.h"
-#include "src/limits.h"
+#include "src/size_limits.h"
 #include "src/tables.h"
 
 namespace sluice {

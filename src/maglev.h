@@ -17,7 +17,7 @@
 #include <string_view>
 #include <vector>
 
-#include "src/limits.h"
+#include "src/size_limits.h"
 
 namespace sluice {
 

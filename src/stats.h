@@ -10,7 +10,7 @@
 #include <cstdint>
 
 #include "src/address.h"
-#include "src/limits.h"
+#include "src/size_limits.h"
 #include "src/reason.h"
 #include "src/segment.h"
 

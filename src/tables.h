@@ -27,7 +27,7 @@
 
 #include "src/address.h"
 #include "src/flow_key.h"
-#include "src/limits.h"
+#include "src/size_limits.h"
 #include "src/segment.h"
 #include "src/wire.h"
 

@@ -1,4 +1,4 @@
-// Limits: every size that bounds a table, a batch or a number an operator may write, in one place.
+// Limits (not limits.h, which <climits> would find first): every size that bounds a table, a batch or a number an operator may write, in one place.
 //
 // Each limit has its unit and its reason; relations between limits are asserted at the end. What is fixed here is part
 // of the shared-memory layout: changing one that sizes a segment changes that segment's layout hash (src/segment.h).
