@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cassert>
+#include <limits>
 #include <numeric>
+#include <utility>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -10,17 +12,59 @@
 namespace sluice {
 namespace {
 
-constexpr uint32_t kNone = 0xffffffff;
-
 // Positions in `members` by key. What follows works on this order only.
 std::vector<uint16_t> order_by_key(std::span<const MaglevMember> members) {
   std::vector<uint16_t> order(members.size());
   std::iota(order.begin(), order.end(), uint16_t{0});
-  std::sort(order.begin(), order.end(), [&](uint16_t a, uint16_t b) { return members[a].key < members[b].key; });
+  std::sort(order.begin(), order.end(),
+            [&](uint16_t a, uint16_t b) { return members[a].key < members[b].key; });
   return order;
 }
 
-// A member's walk through the slots: offset, offset + skip, offset + 2 skip, ... modulo the (prime) number of slots.
+// Calls visit(round) for each turn that a member of this weight takes in rounds 1 .. rounds: its k-th turn is
+// in round ceil(k * heaviest / weight), so nobody's weight has to be added up round by round.
+template <typename Visit>
+void each_turn(uint32_t weight, uint32_t heaviest, uint32_t rounds, Visit visit) {
+  const uint32_t whole = heaviest / weight;
+  const uint32_t part = heaviest % weight;
+  // round * weight - ahead = k * heaviest, with 0 <= ahead < weight: the division's remainder, carried along.
+  uint32_t ahead = 0;
+  for (uint32_t round = 0;;) {
+    round += whole;
+    if (part > ahead) {
+      round++;
+      ahead += weight;
+    }
+    ahead -= part;
+    if (round > rounds) return;
+    visit(round);
+  }
+}
+
+// Who takes a slot, turn by turn: by round, within a round in order. At least `slots` turns. A counting sort
+// by round, so it costs O(turns + rounds) for any weights.
+std::vector<uint16_t> turn_order(std::span<const uint32_t> weights, uint32_t slots) {
+  const uint32_t heaviest = *std::max_element(weights.begin(), weights.end());
+  const uint64_t total = std::accumulate(weights.begin(), weights.end(), uint64_t{0});
+  // After r rounds each member has had more than r * weight / heaviest - 1 turns; the heaviest alone had r.
+  const uint64_t enough = (uint64_t{slots} + weights.size()) * heaviest / total + 1;
+  const auto rounds = static_cast<uint32_t>(std::min<uint64_t>(enough, slots));
+
+  std::vector<uint32_t> end_of_round(size_t{rounds} + 1);  // first the turns of the round, then where they go
+  for (const uint32_t weight : weights) {
+    each_turn(weight, heaviest, rounds, [&](uint32_t round) { end_of_round[round]++; });
+  }
+  std::inclusive_scan(end_of_round.begin(), end_of_round.end(), end_of_round.begin());
+  std::vector<uint16_t> turns(end_of_round.back());
+  for (size_t i = weights.size(); i-- > 0;) {
+    each_turn(weights[i], heaviest, rounds,
+              [&](uint32_t round) { turns[--end_of_round[round]] = static_cast<uint16_t>(i); });
+  }
+  return turns;
+}
+
+// A member's walk through the slots: slot, slot + skip, slot + 2 skip, ... modulo the (prime) number of
+// slots.
 struct Walk {
   uint32_t slot;
   uint32_t skip;
@@ -29,6 +73,11 @@ struct Walk {
 Walk first_step(std::string_view key, uint32_t slots) {
   const XXH128_hash_t hash = XXH3_128bits(key.data(), key.size());
   return {static_cast<uint32_t>(hash.low64 % slots), static_cast<uint32_t>(hash.high64 % (slots - 1) + 1)};
+}
+
+uint32_t add_modulo(uint32_t a, uint32_t b, uint32_t modulus) {
+  const uint32_t sum = a + b;
+  return sum >= modulus ? sum - modulus : sum;
 }
 
 class Occupied {
@@ -41,57 +90,62 @@ class Occupied {
   std::vector<uint64_t> words_;
 };
 
-// Who takes a turn in which round. Member i's k-th turn is in round ceil(k * w_max / w_i), so nobody's weight has to be
-// added up round by round: members wait in a list per round, and each is visited once a turn.
-class Turns {
- public:
-  Turns(std::span<const uint32_t> weights, uint32_t slots)
-      : weights_(weights),
-        heaviest_(*std::max_element(weights.begin(), weights.end())),
-        next_(weights.size(), kNone),
-        taken_(weights.size(), 0),
-        // The heaviest takes one slot a round, so the table is full after `slots` rounds at the latest.
-        rounds_(size_t{slots} + 2, List{}) {
-    for (uint32_t i = 0; i < weights.size(); i++) wait(i);
+// The x with a * x = 1 modulo a prime, by Euclid.
+uint32_t inverse_modulo(uint32_t a, uint32_t prime) {
+  int64_t r0 = prime, r1 = a, x0 = 0, x1 = 1;
+  while (r1 != 0) {
+    const int64_t quotient = r0 / r1;
+    r0 = std::exchange(r1, r0 - quotient * r1);
+    x0 = std::exchange(x1, x0 - quotient * x1);
   }
+  return static_cast<uint32_t>(x0 < 0 ? x0 + prime : x0);
+}
 
-  // The members whose turn is in the next round, in order.
-  const std::vector<uint32_t>& next_round() {
-    due_.clear();
-    const List list = rounds_[++round_];
-    for (uint32_t i = list.head; i != kNone; i = next_[i]) due_.push_back(i);
-    if (!std::is_sorted(due_.begin(), due_.end())) std::sort(due_.begin(), due_.end());
-    return due_;
-  }
-
-  // Member i took its turn and waits for the next one.
-  void wait(uint32_t i) {
-    const uint64_t turn = ++taken_[i];
-    const uint64_t round = (turn * heaviest_ + weights_[i] - 1) / weights_[i];
-    if (round >= rounds_.size()) return;
-    List& list = rounds_[round];
-    next_[i] = kNone;
-    if (list.head == kNone) {
-      list.head = i;
-    } else {
-      next_[list.tail] = i;
+// Which of the free slots the walk meets first: that with the least (free - slot) / skip. Same answer as
+// walking, for the end, when next to every step would meet an occupied slot.
+size_t first_met(const Walk& walk, std::span<const uint32_t> free, uint32_t slots) {
+  const uint64_t inverse = inverse_modulo(walk.skip, slots);
+  size_t first = 0;
+  uint64_t least = std::numeric_limits<uint64_t>::max();
+  for (size_t i = 0; i < free.size(); i++) {
+    const uint64_t steps = (free[i] + slots - walk.slot) * inverse % slots;
+    if (steps < least) {
+      least = steps;
+      first = i;
     }
-    list.tail = i;
   }
+  return first;
+}
 
- private:
-  struct List {
-    uint32_t head = kNone;
-    uint32_t tail = kNone;
-  };
-  std::span<const uint32_t> weights_;
-  uint64_t heaviest_;
-  std::vector<uint32_t> next_;
-  std::vector<uint64_t> taken_;
-  std::vector<List> rounds_;
-  std::vector<uint32_t> due_;
-  size_t round_ = 0;
-};
+// Below this many free slots, looking at each of them is cheaper than walking (slots / free steps); measured.
+constexpr uint32_t kFewFree = 128;
+
+// Lets the members fill the table in the order of `turns`, each the next free slot of its walk.
+void fill(std::span<Walk> walks, std::span<const uint16_t> turns, std::span<const uint16_t> positions,
+          std::span<uint16_t> table) {
+  const auto slots = static_cast<uint32_t>(table.size());
+  Occupied occupied(slots);
+  uint32_t turn = 0;
+  for (const uint32_t walked = slots - std::min(slots, kFewFree); turn < walked; turn++) {
+    Walk& walk = walks[turns[turn]];
+    uint32_t slot = walk.slot;
+    while (occupied.test(slot))
+      slot = add_modulo(slot, walk.skip, slots);
+    occupied.set(slot);
+    table[slot] = positions[turns[turn]];
+    walk.slot = add_modulo(slot, walk.skip, slots);
+  }
+  std::vector<uint32_t> free;
+  for (uint32_t slot = 0; slot < slots; slot++) {
+    if (!occupied.test(slot)) free.push_back(slot);
+  }
+  for (; turn < slots; turn++) {
+    const size_t met = first_met(walks[turns[turn]], free, slots);
+    table[free[met]] = positions[turns[turn]];
+    free[met] = free.back();
+    free.pop_back();
+  }
+}
 
 }  // namespace
 
@@ -112,31 +166,17 @@ bool maglev_build(std::span<const MaglevMember> members, std::span<uint16_t> tab
     walks.push_back(first_step(member.key, slots));
   }
   if (positions.empty()) return false;
-
-  Occupied occupied(slots);
-  Turns turns(weights, slots);
-  for (uint32_t filled = 0;;) {
-    for (const uint32_t i : turns.next_round()) {
-      uint32_t slot = walks[i].slot;
-      const uint32_t skip = walks[i].skip;
-      while (occupied.test(slot)) {
-        slot += skip;
-        if (slot >= slots) slot -= slots;
-      }
-      occupied.set(slot);
-      table[slot] = positions[i];
-      walks[i].slot = slot;
-      if (++filled == slots) return true;
-      turns.wait(i);
-    }
-  }
+  fill(walks, turn_order(weights, slots), positions, table);
+  return true;
 }
 
 uint64_t maglev_checksum(std::span<const MaglevMember> members, std::span<const uint16_t> table) {
   std::vector<uint64_t> key_hash(members.size());
-  for (size_t i = 0; i < members.size(); i++) key_hash[i] = XXH3_64bits(members[i].key.data(), members[i].key.size());
+  for (size_t i = 0; i < members.size(); i++)
+    key_hash[i] = XXH3_64bits(members[i].key.data(), members[i].key.size());
   uint64_t sum = table.size();
-  for (const uint16_t position : table) sum = (sum ^ key_hash[position]) * 0x9e3779b97f4a7c15ULL + (sum >> 29);
+  for (const uint16_t position : table)
+    sum = (sum ^ key_hash[position]) * 0x9e3779b97f4a7c15ULL + (sum >> 29);
   return sum;
 }
 

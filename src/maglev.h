@@ -1,14 +1,16 @@
-// Weighted Maglev: builds a lookup table that spreads hash space over backends by weight and moves little of it when
-// they change (Maglev paper, NSDI'16, 3.4).
+// Weighted Maglev: builds a lookup table that spreads hash space over backends by weight and moves little of
+// it when they change (Maglev paper, NSDI'16, 3.4).
 //
-// Weights: in every round a backend's accumulated weight grows by its weight, and it takes its turn when that reaches
-// the largest weight (as Katran V2 and Envoy do). So backend i has had floor(rounds * w_i / w_max) turns after any
-// number of whole rounds: shares are right to within one slot of that.
+// Weights: in every round a backend's accumulated weight grows by its weight, and it takes its turn when that
+// reaches the largest weight (as Katran V2 and Envoy do). So backend i has had floor(rounds * w_i / w_max)
+// turns after any number of whole rounds: shares are right to within one slot of that.
 //
-// Deterministic: the table is a function of the set of (key, weight) and of `slots`; the order of the input does not
-// matter. Members are ordered by key; equal keys are a programming error.
-// Cost: O(slots * log slots) expected probes into a bitmap that stays in L1 (8 KiB for 65,537 slots); no allocation
-// proportional to rounds * members.
+// Deterministic: the table is a function of the set of (key, weight) and of `slots`; the order of the input
+// does not matter. Members are ordered by key; equal keys are a programming error.
+//
+// Cost: O(slots * log slots) expected probes into a bitmap that stays in L1 (8 KiB for 65,537 slots), whatever
+// the weights; memory for slots + 2 * members turns of 16 bits. 0.9 ms for 65,537 slots and 1,000 members, of
+// equal or mixed weights, on a 2.6 GHz core (perf/maglev_bench.cc).
 #pragma once
 
 #include <cstdint>
@@ -26,12 +28,12 @@ struct MaglevMember {
   uint32_t weight = 0;   // 0 .. limits::kWeightMax; 0 gets no slot
 };
 
-// Fills `table` (its size is the number of slots: limits::kLookupSlotsDefault or kLookupSlotsLarge, or any prime) with
-// positions in `members`. Returns false, and fills nothing, when no member has weight.
+// Fills `table` (its size is the number of slots: limits::kLookupSlotsDefault or kLookupSlotsLarge, or any
+// prime) with positions in `members`. Returns false, and fills nothing, when no member has weight.
 [[nodiscard]] bool maglev_build(std::span<const MaglevMember> members, std::span<uint16_t> table);
 
-// Fingerprint of what the table does, equal on every balancer that was given the same members: of the keys that own the
-// slots, in slot order, however `members` was ordered.
+// Fingerprint of what the table does, equal on every balancer that was given the same members: of the keys
+// that own the slots, in slot order, however `members` was ordered.
 uint64_t maglev_checksum(std::span<const MaglevMember> members, std::span<const uint16_t> table);
 
 }  // namespace sluice
