@@ -1,7 +1,7 @@
 // IP and MAC addresses, their text forms, and byte order.
 //
-// An IpAddress is 16 bytes in network order; IPv4 is kept IPv4-mapped (::ffff:a.b.c.d, RFC 4291 2.5.5.2), so that one
-// table and one compare serve both families. Plain values: copy them freely.
+// An IpAddress is 16 bytes in network order; IPv4 is kept IPv4-mapped (::ffff:a.b.c.d, RFC 4291 2.5.5.2), so
+// that one table and one compare serve both families. Plain values: copy them freely.
 #pragma once
 
 #include <array>
@@ -15,11 +15,16 @@
 
 namespace sluice {
 
-static_assert(std::endian::native == std::endian::little, "the wire code below is written for little-endian hosts");
+static_assert(std::endian::native == std::endian::little,
+              "the wire code below is written for little-endian hosts");
 
 // Network order only lives in wire structs (src/wire.h); these two convert at their edge, in both directions.
-constexpr uint16_t net16(uint16_t v) { return __builtin_bswap16(v); }
-constexpr uint32_t net32(uint32_t v) { return __builtin_bswap32(v); }
+constexpr uint16_t net16(uint16_t v) {
+  return __builtin_bswap16(v);
+}
+constexpr uint32_t net32(uint32_t v) {
+  return __builtin_bswap32(v);
+}
 
 enum class Family : uint8_t { v4 = 4, v6 = 6 };
 
@@ -37,7 +42,8 @@ struct IpAddress {
     std::memcpy(a.bytes.data(), sixteen_bytes, 16);
     return a;
   }
-  // "192.0.2.1" or "2001:db8::1"; nothing else (no port, no prefix, no zone). An IPv4-mapped text becomes IPv4.
+  // "192.0.2.1" or "2001:db8::1"; nothing else (no port, no prefix, no zone). An IPv4-mapped text becomes
+  // IPv4.
   static std::optional<IpAddress> parse(std::string_view text);
 
   bool is_v4() const {

@@ -1,7 +1,9 @@
-// Why a packet was not forwarded: one list, from which the counters' names, the CLI's text and the documentation come.
+// Why a packet was not forwarded: one list, from which the counters' names, the CLI's text and the
+// documentation come.
 //
-// A reason is of one of two kinds. `pass`: not for the load balancer; it belongs to the host's own network stack.
-// `drop`: for the load balancer, and lost here. Every packet ends as forwarded, answered, or under exactly one reason:
+// A reason is of one of two kinds. `pass`: not for the load balancer; it belongs to the host's own network
+// stack. `drop`: for the load balancer, and lost here. Every packet ends as forwarded, answered, or under
+// exactly one reason:
 //   received = forwarded + answered + sum(passed by reason) + sum(dropped by reason).
 #pragma once
 
@@ -14,14 +16,14 @@ namespace sluice {
 
 // X(name, kind, text)
 #define SLUICE_REASONS(X)                                                                                   \
-  X(not_ip, pass, "neither IPv4 nor IPv6 (ARP, LLDP, ...)")                                                  \
+  X(not_ip, pass, "neither IPv4 nor IPv6 (ARP, LLDP, ...)")                                                 \
   X(vlan_tagged, pass, "802.1Q or 802.1ad tag")                                                             \
   X(no_service, pass, "no service has this address, protocol and port")                                     \
   X(not_tcp_udp, pass, "neither TCP nor UDP")                                                               \
-  X(truncated, drop, "shorter than its headers say")                                                        \
+  X(truncated, drop, "ends before its headers, or before its IP length says")                               \
   X(bad_ip_version, drop, "IP version does not match the EtherType")                                        \
-  X(bad_ip_header, drop, "IPv4 header length below 20 or beyond the packet")                                \
-  X(bad_ip_length, drop, "IP length below its headers or beyond the frame")                                 \
+  X(bad_ip_header, drop, "IPv4 header length below 20 bytes")                                               \
+  X(bad_ip_length, drop, "IP length shorter than its own header")                                           \
   X(bad_l4_header, drop, "TCP or UDP header with an impossible length")                                     \
   X(ttl_expired, drop, "TTL or hop limit used up")                                                          \
   X(ip_options, drop, "IPv4 options or IPv6 extension headers (source routing among them)")                 \
@@ -56,7 +58,11 @@ inline constexpr std::array kReasons = {
 };
 inline constexpr size_t kReasonCount = kReasons.size();
 
-constexpr const ReasonInfo& info(Reason reason) { return kReasons[static_cast<size_t>(reason)]; }
-constexpr bool is_pass(Reason reason) { return info(reason).kind == ReasonKind::pass; }
+constexpr const ReasonInfo& info(Reason reason) {
+  return kReasons[static_cast<size_t>(reason)];
+}
+constexpr bool is_pass(Reason reason) {
+  return info(reason).kind == ReasonKind::pass;
+}
 
 }  // namespace sluice

@@ -1,4 +1,5 @@
-// Errors of operation as values: what is wrong, and the command that mends it. Programming errors assert instead.
+// Errors of operation as values: what is wrong, and the command that mends it. Programming errors assert
+// instead.
 #pragma once
 
 #include <string>

@@ -115,8 +115,8 @@ Result<Segment> Segment::open_writer(const std::string& directory, const Segment
     segment.size_ = static_cast<uint64_t>(status.st_size);
     segment.inode_ = status.st_ino;
     if (segment.size_ != size) {
-      return header_error(path, "has " + std::to_string(segment.size_) + " bytes, not the " + std::to_string(size) +
-                                    " that this program was told to use");
+      return header_error(path, "has " + std::to_string(segment.size_) + " bytes, not the " +
+                                    std::to_string(size) + " that this program was told to use");
     }
   } else if (errno != ENOENT) {
     return system_error("cannot open " + path);
@@ -162,7 +162,8 @@ Result<Segment> Segment::open_reader(const std::string& directory, const Segment
 }
 
 Segment Segment::anonymous(const SegmentKind& kind, uint64_t size) {
-  void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* base =
+      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   assert(base != MAP_FAILED);
   Segment segment;
   segment.base_ = static_cast<std::byte*>(base);

@@ -1,9 +1,10 @@
 // Shared-memory segments: files in the instance's directory (a tmpfs), mapped by both processes.
 //
-// Each segment has one writing process. The writer creates the file, or takes an existing one over with its contents
-// (its predecessor may have been killed at any instant); readers map it read-only. Whoever maps checks the whole header
-// and refuses anything else with an Error that names the remedy. A segment appears under its name only when its header
-// is complete (written to a temporary file, then renamed), so nobody sees half of one.
+// Each segment has one writing process. The writer creates the file, or takes an existing one over with its
+// contents (its predecessor may have been killed at any instant); readers map it read-only. Whoever maps
+// checks the whole header and refuses anything else with an Error that names the remedy. A segment appears
+// under its name only when its header is complete (written to a temporary file, then renamed), so nobody sees
+// half of one.
 //
 // Contents hold offsets, never pointers. A Segment unmaps on destruction; the file stays.
 #pragma once
@@ -63,8 +64,9 @@ class Segment {
   Segment& operator=(Segment&& other) noexcept;
   ~Segment();
 
-  // For the writer: takes over the file if there is one of this very kind and size, else creates it, all zero behind
-  // the header. A file of another kind, version, layout or size is an Error: it may hold what somebody still uses.
+  // For the writer: takes over the file if there is one of this very kind and size, else creates it, all zero
+  // behind the header. A file of another kind, version, layout or size is an Error: it may hold what somebody
+  // still uses.
   static Result<Segment> open_writer(const std::string& directory, const SegmentKind& kind, uint64_t size);
   // For readers: maps the file read-only, whatever its size.
   static Result<Segment> open_reader(const std::string& directory, const SegmentKind& kind);
@@ -92,7 +94,8 @@ class Segment {
   bool created_ = false;
 };
 
-// CLOCK_MONOTONIC in nanoseconds; the clock of every time in shared memory. One for the host, it outlives processes.
+// CLOCK_MONOTONIC in nanoseconds; the clock of every time in shared memory. One for the host, it outlives
+// processes.
 uint64_t monotonic_ns();
 
 // The directory of an instance: --dir, else $SLUICE_DIR, else kDefaultDirectory.
@@ -101,8 +104,8 @@ std::string instance_directory(const std::string& option);
 // Creates the directory (mode 0755) if it is missing.
 Result<Done> make_instance_directory(const std::string& directory);
 
-// One process of a kind for an instance: an exclusive lock on DIRECTORY/PROGRAM.lock, held until destruction or the
-// process's end, however it comes.
+// One process of a kind for an instance: an exclusive lock on DIRECTORY/PROGRAM.lock, held until destruction
+// or the process's end, however it comes.
 class InstanceLock {
  public:
   InstanceLock() = default;
@@ -113,7 +116,8 @@ class InstanceLock {
   }
   ~InstanceLock();
   static Result<InstanceLock> acquire(const std::string& directory, const std::string& program);
-  // Does a live process hold it? For the other side: no message, no signal, true until the very end of that process.
+  // Does a live process hold it? For the other side: no message, no signal, true until the very end of that
+  // process.
   static bool is_held(const std::string& directory, const std::string& program);
 
  private:

@@ -1,14 +1,17 @@
-// Limits (not limits.h, which <climits> would find first): every size that bounds a table, a batch or a number an operator may write, in one place.
+// Limits (not limits.h, which <climits> would find first): every size that bounds a table, a batch or a
+// number an operator may write, in one place.
 //
-// Each limit has its unit and its reason; relations between limits are asserted at the end. What is fixed here is part
-// of the shared-memory layout: changing one that sizes a segment changes that segment's layout hash (src/segment.h).
+// Each limit has its unit and its reason; relations between limits are asserted at the end. What is fixed
+// here is part of the shared-memory layout: changing one that sizes a segment changes that segment's layout
+// hash (src/segment.h).
 #pragma once
 
 #include <cstdint>
 
 namespace sluice::limits {
 
-// ---- Lookup tables -------------------------------------------------------------------------------------------------
+// ---- Lookup tables
+// -------------------------------------------------------------------------------------------------
 
 // Slots of a lookup table. Primes, as the Maglev paper (NSDI'16, 3.4) asks; its own two sizes.
 inline constexpr uint32_t kLookupSlotsDefault = 65'537;
@@ -19,7 +22,8 @@ inline constexpr uint32_t kLookupSlotsLarge = 655'373;
 inline constexpr uint32_t kWeightMax = 10'000;
 inline constexpr uint32_t kWeightDefault = 100;
 
-// ---- Objects -------------------------------------------------------------------------------------------------------
+// ---- Objects
+// -------------------------------------------------------------------------------------------------------
 
 // Services of one instance. Sizes the per-worker service counters (64 B each).
 inline constexpr uint32_t kServicesMax = 16'384;
@@ -29,23 +33,25 @@ inline constexpr uint32_t kServicesMax = 16'384;
 inline constexpr uint32_t kBackendsPerServiceMax = 16'384;
 inline constexpr uint16_t kNoBackend = 0xffff;
 
-// Backends over all services: sizes the per-worker backend counters (32 B each). 100 services of 1,000 backends fit.
+// Backends over all services: sizes the per-worker backend counters (32 B each). 100 services of 1,000
+// backends fit.
 inline constexpr uint32_t kBackendsMax = 131'072;
 
 // Bytes of a service's or a backend's name, with the terminating zero.
 inline constexpr uint32_t kNameBytes = 64;
 
-// ---- Data plane ----------------------------------------------------------------------------------------------------
+// ---- Data plane
+// ----------------------------------------------------------------------------------------------------
 
-// Packets of one batch. Big enough that prefetches of one stage finish before the next stage needs them, small enough
-// that a batch's headers (one or two lines each) stay in a 32 KiB L1 cache.
+// Packets of one batch. Big enough that prefetches of one stage finish before the next stage needs them,
+// small enough that a batch's headers (one or two lines each) stay in a 32 KiB L1 cache.
 inline constexpr uint32_t kBatchMax = 64;
 
 inline constexpr uint32_t kWorkersMax = 64;
 inline constexpr uint32_t kPortsMax = 16;
 
-// Room that a stage may use before the first byte of a packet: an IPv6 header (40) in front of the packet is the most
-// that any mode needs, rounded up to a cache line. DPDK's mbufs leave RTE_PKTMBUF_HEADROOM = 128.
+// Room that a stage may use before the first byte of a packet: an IPv6 header (40) in front of the packet is
+// the most that any mode needs, rounded up to a cache line. DPDK's mbufs leave RTE_PKTMBUF_HEADROOM = 128.
 inline constexpr uint32_t kHeadroomBytes = 64;
 
 // Flows of one worker: what --flows-max may say. The least keeps tag bits and bucket bits together at 64
@@ -57,10 +63,11 @@ inline constexpr uint64_t kFlowsPerWorkerDefault = 1ULL << 20;
 // ICMP "packet too big" answers of one worker in a second (RFC 1812 4.3.2.8, RFC 4443 2.4 f ask for a limit).
 inline constexpr uint32_t kIcmpAnswersPerSecond = 1'000;
 
-// ---- Times ---------------------------------------------------------------------------------------------------------
+// ---- Times
+// ---------------------------------------------------------------------------------------------------------
 
-// Idle timeouts in seconds. A flow-table entry keeps 13 bits of seconds: an entry is seen by the sweep at least once in
-// kSweepPeriodMax seconds, so that ages up to 2^13 - kSweepPeriodMax never wrap.
+// Idle timeouts in seconds. A flow-table entry keeps 13 bits of seconds: an entry is seen by the sweep at
+// least once in kSweepPeriodMax seconds, so that ages up to 2^13 - kSweepPeriodMax never wrap.
 inline constexpr uint32_t kIdleTimeoutMax = 7'200;
 inline constexpr uint32_t kSweepPeriodMax = 512;
 inline constexpr uint32_t kIdleSynDefault = 30;

@@ -1,8 +1,8 @@
 // The `stats` segment: what the data plane tells about itself.
 //
-// Writer: sluice-dataplane; each WorkerStats has one writing worker, the header the main thread. Readers: sluiced,
-// read-only. Of fixed size whatever the number of workers (a sparse file), so it is taken over at every restart and its
-// counters only ever grow.
+// Writer: sluice-dataplane; each WorkerStats has one writing worker, the header the main thread. Readers:
+// sluiced, read-only. Of fixed size whatever the number of workers (a sparse file), so it is taken over at
+// every restart and its counters only ever grow.
 #pragma once
 
 #include <atomic>
@@ -10,17 +10,20 @@
 #include <cstdint>
 
 #include "src/address.h"
-#include "src/size_limits.h"
 #include "src/reason.h"
 #include "src/segment.h"
+#include "src/size_limits.h"
 
 namespace sluice {
 
-// A counter or gauge with one writer. All accesses are relaxed: a reader wants a recent value, and nothing is ordered by
-// it; a consistent set of them is read under WorkerStats::sequence. The writer's add is a plain add (no lock prefix).
+// A counter or gauge with one writer. All accesses are relaxed: a reader wants a recent value, and nothing is
+// ordered by it; a consistent set of them is read under WorkerStats::sequence. The writer's add is a plain
+// add (no lock prefix).
 class Counter {
  public:
-  void add(uint64_t n) { value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed); }
+  void add(uint64_t n) {
+    value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+  }
   void subtract(uint64_t n) { add(~n + 1); }
   void set(uint64_t n) { value_.store(n, std::memory_order_relaxed); }
   uint64_t get() const { return value_.load(std::memory_order_relaxed); }
@@ -57,7 +60,7 @@ struct PacketCounters {
 };
 
 struct FlowCounters {
-  Counter active;      // gauge: entries in the table
+  Counter active;  // gauge: entries in the table
   Counter inserted;
   Counter expired;     // idle timeout
   Counter evicted;     // an unconfirmed flow gave its place to another
@@ -67,11 +70,12 @@ struct FlowCounters {
 };
 
 struct alignas(64) WorkerStats {
-  // Store-release after the batch that used the generation is sent; pairs with sluiced's load-acquire before it reuses
-  // memory of an older one. Alone on its line with what else the worker writes once a loop.
+  // Store-release after the batch that used the generation is sent; pairs with sluiced's load-acquire before
+  // it reuses memory of an older one. Alone on its line with what else the worker writes once a loop.
   std::atomic<uint64_t> acknowledged_generation;
-  // Odd while a batch's counters are being added; even and unchanged around a reader's copy means that the copy is of
-  // one instant. Writer: release on both sides; reader: acquire first, fence, relaxed last (a seqlock).
+  // Odd while a batch's counters are being added; even and unchanged around a reader's copy means that the
+  // copy is of one instant. Writer: release on both sides; reader: acquire first, fence, relaxed last (a
+  // seqlock).
   std::atomic<uint64_t> sequence;
   Counter heartbeat_ns;  // CLOCK_MONOTONIC
   Counter loops;
@@ -103,8 +107,8 @@ struct PortInfo {
 
 struct StatsHeader {
   SegmentHeader segment;
-  // Raised with release after ports and workers are filled in at each start; a reader that sees a new value with
-  // acquire sees them all. 0: never started.
+  // Raised with release after ports and workers are filled in at each start; a reader that sees a new value
+  // with acquire sees them all. 0: never started.
   alignas(64) std::atomic<uint64_t> starts;
   uint32_t workers_count;
   uint32_t ports_count;
@@ -129,14 +133,16 @@ struct StatsSegment {
 
 inline constexpr SegmentKind kStatsSegment = {
     "stats", "sluice-dataplane", 0x2073746174536c53ULL,  // "SlStats "
-    layout_hash({sizeof(StatsHeader), offsetof(StatsHeader, starts), offsetof(StatsHeader, ports), sizeof(PortInfo),
-                 offsetof(PortInfo, mac), offsetof(StatsHeader, port_counters), sizeof(WorkerStats),
-                 offsetof(WorkerStats, sequence), offsetof(WorkerStats, packets), offsetof(WorkerStats, flows),
-                 offsetof(WorkerStats, services), offsetof(WorkerStats, backends), sizeof(ServiceCounters),
-                 sizeof(BackendCounters), kReasonCount, sizeof(FlowCounters)})};
+    layout_hash({sizeof(StatsHeader), offsetof(StatsHeader, starts), offsetof(StatsHeader, ports),
+                 sizeof(PortInfo), offsetof(PortInfo, mac), offsetof(StatsHeader, port_counters),
+                 sizeof(WorkerStats), offsetof(WorkerStats, sequence), offsetof(WorkerStats, packets),
+                 offsetof(WorkerStats, flows), offsetof(WorkerStats, services),
+                 offsetof(WorkerStats, backends), sizeof(ServiceCounters), sizeof(BackendCounters),
+                 kReasonCount, sizeof(FlowCounters)})};
 
-// A copy of one worker's packet counters, of one instant. Only a worker killed in the middle of an update leaves an odd
-// sequence for long: then the copy is what there is (the next start repairs the sum, dataplane/worker.cc).
+// A copy of one worker's packet counters, of one instant. Only a worker killed in the middle of an update
+// leaves an odd sequence for long: then the copy is what there is (the next start repairs the sum,
+// dataplane/worker.cc).
 struct PacketSnapshot {
   uint64_t received = 0;
   uint64_t forwarded = 0;
@@ -151,7 +157,8 @@ inline PacketSnapshot snapshot(const WorkerStats& worker) {
     copy.received = worker.packets.received.get();
     copy.forwarded = worker.packets.forwarded.get();
     copy.answered = worker.packets.answered.get();
-    for (size_t i = 0; i < kReasonCount; i++) copy.by_reason[i] = worker.packets.by_reason[i].get();
+    for (size_t i = 0; i < kReasonCount; i++)
+      copy.by_reason[i] = worker.packets.by_reason[i].get();
     // Keeps the loads above before the second look at the sequence.
     std::atomic_thread_fence(std::memory_order_acquire);
     if (before % 2 == 0 && worker.sequence.load(std::memory_order_relaxed) == before) break;

@@ -1,21 +1,24 @@
 // The `tables` segment: what the workers need to forward, in generations.
 //
-// Writer: sluiced (controlplane/publish.h). Readers: the workers, read-only; sluiced's successor, which takes it over.
+// Writer: sluiced (controlplane/publish.h). Readers: the workers, read-only; sluiced's successor, which takes
+// it over.
 //
-// A generation is immutable once published. It names its parts by offset; parts that did not change are shared with the
-// generation before, so a change costs what changed: the pages (64 records) of the changed services and backends, the
-// lookup tables of the changed services, the VIP table when the set of VIPs changed, and this root.
+// A generation is immutable once published. It names its parts by offset; parts that did not change are
+// shared with the generation before, so a change costs what changed: the pages (64 records) of the changed
+// services and backends, the lookup tables of the changed services, the VIP table when the set of VIPs
+// changed, and this root.
 //
 // Publish: sluiced writes the parts, then stores their root's offset into TablesHeader::current with release.
-// Use: a worker loads `current` with acquire once a loop, uses that generation for the whole batch, and after the batch
-// is sent stores its number with release into its WorkerStats::acknowledged_generation (src/stats.h). sluiced loads that
-// with acquire and reuses memory that no generation from the acknowledged one on reaches. A data plane that is not
-// running (its instance lock is free) acknowledges nothing and is not waited for.
+// Use: a worker loads `current` with acquire once a loop, uses that generation for the whole batch, and after
+// the batch is sent stores its number with release into its WorkerStats::acknowledged_generation
+// (src/stats.h). sluiced loads that with acquire and reuses memory that no generation from the acknowledged
+// one on reaches. A data plane that is not running (its instance lock is free) acknowledges nothing and is
+// not waited for.
 //
-// Identity: a ServiceId / BackendId is a position in the paged arrays. A backend keeps its id as long as it is
-// configured, whatever its weight, health or address. A removed backend's id is handed out again only
-// limits::kIdleTimeoutMax + kSweepPeriodMax seconds after every worker has acknowledged its removal: by then every flow
-// that named it has either been selected afresh (a packet came) or expired.
+// Identity: a ServiceId / BackendId is a position in the paged arrays. A backend keeps its id as long as it
+// is configured, whatever its weight, health or address. A removed backend's id is handed out again only
+// limits::kIdleTimeoutMax + kSweepPeriodMax seconds after every worker has acknowledged its removal: by then
+// every flow that named it has either been selected afresh (a packet came) or expired.
 #pragma once
 
 #include <atomic>
@@ -27,8 +30,8 @@
 
 #include "src/address.h"
 #include "src/flow_key.h"
-#include "src/size_limits.h"
 #include "src/segment.h"
+#include "src/size_limits.h"
 #include "src/wire.h"
 
 namespace sluice {
@@ -36,8 +39,12 @@ namespace sluice {
 enum class ServiceId : uint32_t {};
 enum class BackendId : uint32_t {};
 inline constexpr ServiceId kNoService{0xffffffff};
-constexpr uint32_t index(ServiceId id) { return static_cast<uint32_t>(id); }
-constexpr uint32_t index(BackendId id) { return static_cast<uint32_t>(id); }
+constexpr uint32_t index(ServiceId id) {
+  return static_cast<uint32_t>(id);
+}
+constexpr uint32_t index(BackendId id) {
+  return static_cast<uint32_t>(id);
+}
 
 enum class Forward : uint8_t { none = 0, l2dsr = 1, ipip = 2 };
 enum class Admin : uint8_t { ready = 0, drain = 1, maint = 2 };
@@ -46,44 +53,47 @@ enum class Health : uint8_t { unknown = 0, up = 1, down = 2 };
 // Offsets into the segment in units of 64 bytes: 32 bits reach 256 GiB. 0 (the header) is "none".
 using Offset64 = uint32_t;
 
-// ---- Records the workers read: one line each ------------------------------------------------------------------------
+// ---- Records the workers read: one line each
+// ------------------------------------------------------------------------
 
 struct alignas(64) ServiceRecord {
-  Forward forward;            // none: no such service
-  uint8_t protocol;           // wire::kProtoTcp or kProtoUdp
-  uint16_t port;              // host order; 0: any port
-  uint32_t lookup_slots;      // limits::kLookupSlotsDefault or kLookupSlotsLarge
-  Offset64 lookup;            // uint16_t[lookup_slots], positions in `members`; 0: nobody takes new flows
-  Offset64 members;           // BackendId[members_count], ordered by name
+  Forward forward;        // none: no such service
+  uint8_t protocol;       // wire::kProtoTcp or kProtoUdp
+  uint16_t port;          // host order; 0: any port
+  uint32_t lookup_slots;  // limits::kLookupSlotsDefault or kLookupSlotsLarge
+  Offset64 lookup;        // uint16_t[lookup_slots], positions in `members`; 0: nobody takes new flows
+  Offset64 members;       // BackendId[members_count], ordered by name
   uint32_t members_count;
-  uint16_t idle_syn_s;        // seconds without a packet after which a flow is forgotten, by its state:
+  uint16_t idle_syn_s;  // seconds without a packet after which a flow is forgotten, by its state:
   uint16_t idle_established_s;
-  uint16_t idle_closing_s;    //   FIN or RST seen
+  uint16_t idle_closing_s;  //   FIN or RST seen
   uint16_t idle_udp_s;
   IpAddress vip;
-  uint64_t lookup_checksum;   // maglev_checksum: equal on every balancer with the same members
+  uint64_t lookup_checksum;  // maglev_checksum: equal on every balancer with the same members
   uint8_t reserved[8];
 };
 static_assert(sizeof(ServiceRecord) == 64);
 
 struct alignas(64) BackendRecord {
-  static constexpr uint8_t kAlive = 1;     // its flows stay with it (not failed, not in maintenance, not removed)
+  static constexpr uint8_t kAlive =
+      1;  // its flows stay with it (not failed, not in maintenance, not removed)
   static constexpr uint8_t kResolved = 2;  // next hop known: destination_mac and port hold
-  uint8_t flags;               // 0 for an id that is not in use
-  Family outer_family;         // ipip: the outer header's
-  uint16_t mtu_bytes;          // of the egress link: the largest IP packet that may leave, outer header included
+  uint8_t flags;                           // 0 for an id that is not in use
+  Family outer_family;                     // ipip: the outer header's
+  uint16_t mtu_bytes;  // of the egress link: the largest IP packet that may leave, outer header included
   uint8_t destination_mac[6];  // the next hop's
   uint8_t source_mac[6];       // the egress port's
   uint16_t port;               // index in the data plane's list of ports (StatsHeader::ports)
-  uint16_t outer_sum;          // ipip over IPv4: folded ones' complement sum of the outer header's constant words
-  ServiceId service;           // whose backend this is
-  IpAddress outer_source;      // ipip: the host's own address towards the backend
-  IpAddress outer_destination; // the backend's address
+  uint16_t outer_sum;      // ipip over IPv4: folded ones' complement sum of the outer header's constant words
+  ServiceId service;       // whose backend this is
+  IpAddress outer_source;  // ipip: the host's own address towards the backend
+  IpAddress outer_destination;  // the backend's address
   uint8_t reserved[8];
 };
 static_assert(sizeof(BackendRecord) == 64);
 
-// ---- Records only sluiced and its successor read --------------------------------------------------------------------
+// ---- Records only sluiced and its successor read
+// --------------------------------------------------------------------
 
 // All zero: an id never used. `name` empty and removed_ns set: in quarantine.
 struct alignas(64) BackendCold {
@@ -113,7 +123,8 @@ struct alignas(64) ServiceCold {
 };
 static_assert(sizeof(ServiceCold) == 128);
 
-// ---- VIP table --------------------------------------------------------------------------------------------------------
+// ---- VIP table
+// --------------------------------------------------------------------------------------------------------
 
 // Open addressing, linear probing, at most half full, a power of two in size. An unused entry ends a probe.
 struct VipEntry {
@@ -130,11 +141,13 @@ inline uint32_t vip_hash(const IpAddress& vip, uint16_t port_network_order, uint
   uint64_t high, low;
   std::memcpy(&high, vip.bytes.data(), 8);
   std::memcpy(&low, vip.bytes.data() + 8, 8);
-  const uint64_t mixed = (high ^ (uint64_t{port_network_order} << 16 | protocol)) * 0x9e3779b97f4a7c15ULL ^ low;
+  const uint64_t mixed =
+      (high ^ (uint64_t{port_network_order} << 16 | protocol)) * 0x9e3779b97f4a7c15ULL ^ low;
   return static_cast<uint32_t>((mixed * 0xd6e8feb86659fd93ULL) >> 32);
 }
 
-// ---- Generations ------------------------------------------------------------------------------------------------------
+// ---- Generations
+// ------------------------------------------------------------------------------------------------------
 
 inline constexpr uint32_t kPageRecords = 64;  // records that one change copies
 inline constexpr uint32_t kServicePages = limits::kServicesMax / kPageRecords;
@@ -150,7 +163,8 @@ struct alignas(64) Generation {
   uint32_t backends_count;
   uint8_t reserved[28];
   HashSecret secret;
-  // One page holds kPageRecords records. Unused pages all name one page of zeroes, so any id may be looked up.
+  // One page holds kPageRecords records. Unused pages all name one page of zeroes, so any id may be looked
+  // up.
   Offset64 service_pages[kServicePages];
   Offset64 backend_pages[kBackendPages];
   Offset64 service_cold_pages[kServicePages];
@@ -160,27 +174,45 @@ static_assert(offsetof(Generation, secret) == 64 && sizeof(Generation) % 64 == 0
 
 struct alignas(64) TablesHeader {
   SegmentHeader segment;
-  // Offset of the current Generation in units of 64 bytes; 0 before the first. Store-release by sluiced after every part
-  // of the generation is written; load-acquire by workers before any part is read.
+  // Offset of the current Generation in units of 64 bytes; 0 before the first. Store-release by sluiced after
+  // every part of the generation is written; load-acquire by workers before any part is read.
   alignas(64) std::atomic<uint32_t> current;
   uint8_t reserved[60];
 };
 static_assert(sizeof(TablesHeader) == 128);
 
-inline constexpr SegmentKind kTablesSegment = {
-    "tables", "sluiced", 0x73656c6261546c53ULL,  // "SlTables"
-    layout_hash({sizeof(TablesHeader), offsetof(TablesHeader, current), sizeof(Generation), offsetof(Generation, vips),
-                 offsetof(Generation, secret), offsetof(Generation, service_pages),
-                 offsetof(Generation, backend_pages), offsetof(Generation, service_cold_pages), sizeof(ServiceRecord),
-                 offsetof(ServiceRecord, lookup), offsetof(ServiceRecord, members), offsetof(ServiceRecord, idle_syn_s),
-                 offsetof(ServiceRecord, vip), sizeof(BackendRecord), offsetof(BackendRecord, destination_mac),
-                 offsetof(BackendRecord, port), offsetof(BackendRecord, service),
-                 offsetof(BackendRecord, outer_source), sizeof(BackendCold), offsetof(BackendCold, service),
-                 offsetof(BackendCold, removed_ns), sizeof(ServiceCold), sizeof(VipEntry), offsetof(VipEntry, port),
-                 offsetof(VipEntry, service), kPageRecords, kServicePages, kBackendPages})};
+inline constexpr SegmentKind kTablesSegment = {"tables", "sluiced", 0x73656c6261546c53ULL,  // "SlTables"
+                                               layout_hash({sizeof(TablesHeader),
+                                                            offsetof(TablesHeader, current),
+                                                            sizeof(Generation),
+                                                            offsetof(Generation, vips),
+                                                            offsetof(Generation, secret),
+                                                            offsetof(Generation, service_pages),
+                                                            offsetof(Generation, backend_pages),
+                                                            offsetof(Generation, service_cold_pages),
+                                                            sizeof(ServiceRecord),
+                                                            offsetof(ServiceRecord, lookup),
+                                                            offsetof(ServiceRecord, members),
+                                                            offsetof(ServiceRecord, idle_syn_s),
+                                                            offsetof(ServiceRecord, vip),
+                                                            sizeof(BackendRecord),
+                                                            offsetof(BackendRecord, destination_mac),
+                                                            offsetof(BackendRecord, port),
+                                                            offsetof(BackendRecord, service),
+                                                            offsetof(BackendRecord, outer_source),
+                                                            sizeof(BackendCold),
+                                                            offsetof(BackendCold, service),
+                                                            offsetof(BackendCold, removed_ns),
+                                                            sizeof(ServiceCold),
+                                                            sizeof(VipEntry),
+                                                            offsetof(VipEntry, port),
+                                                            offsetof(VipEntry, service),
+                                                            kPageRecords,
+                                                            kServicePages,
+                                                            kBackendPages})};
 
-// One generation as a reader sees it: a pointer pair, made anew each loop. Valid until the worker acknowledges a later
-// generation.
+// One generation as a reader sees it: a pointer pair, made anew each loop. Valid until the worker
+// acknowledges a later generation.
 class TablesView {
  public:
   TablesView() = default;
@@ -190,7 +222,8 @@ class TablesView {
   // The current generation, or an empty view before the first.
   static TablesView acquire(const std::byte* base) {
     const auto& header = *reinterpret_cast<const TablesHeader*>(base);
-    // Pairs with the store-release in Publisher::commit: all parts of the generation are visible after this load.
+    // Pairs with the store-release in Publisher::commit: all parts of the generation are visible after this
+    // load.
     const Offset64 current = header.current.load(std::memory_order_acquire);
     return current == 0 ? TablesView() : TablesView(base, current);
   }
@@ -198,7 +231,9 @@ class TablesView {
   explicit operator bool() const { return generation_ != nullptr; }
   const Generation& generation() const { return *generation_; }
 
-  const ServiceRecord& service(ServiceId id) const { return record<ServiceRecord>(generation_->service_pages, index(id)); }
+  const ServiceRecord& service(ServiceId id) const {
+    return record<ServiceRecord>(generation_->service_pages, index(id));
+  }
   const BackendRecord& backend(BackendId id) const {
     return record<BackendRecord>(generation_->backend_pages, index(id) & (limits::kBackendsMax - 1));
   }
@@ -224,7 +259,8 @@ class TablesView {
     return at<BackendId>(service.members)[position];
   }
 
-  // The service of VIP, port (network order) and protocol: one with this very port, else one with any port; kNoService.
+  // The service of VIP, port (network order) and protocol: one with this very port, else one with any port;
+  // kNoService.
   ServiceId find_service(const IpAddress& vip, uint16_t port_network_order, uint8_t protocol) const {
     ServiceId id = probe(vip, port_network_order, protocol);
     if (id == kNoService && generation_->has_any_port != 0) id = probe(vip, 0, protocol);
@@ -247,7 +283,8 @@ class TablesView {
     for (uint32_t i = vip_hash(vip, port_network_order, protocol);; i++) {
       const VipEntry& entry = entries[i & generation_->vips_mask];
       if (entry.used == 0) return kNoService;
-      if (entry.port == port_network_order && entry.protocol == protocol && entry.vip == vip) return entry.service;
+      if (entry.port == port_network_order && entry.protocol == protocol && entry.vip == vip)
+        return entry.service;
     }
   }
 

@@ -1,8 +1,8 @@
 // Wire headers as they lie in a packet, in network order, and nothing else: no parsing, no options.
 //
-// All structs are packed (alignment 1), so a pointer into a packet may be cast to them at any offset. Fields are read
-// and written through net16/net32 of src/address.h. Sources: IEEE 802.3, RFC 791, RFC 8200, RFC 9293, RFC 768, RFC 792,
-// RFC 4443.
+// All structs are packed (alignment 1), so a pointer into a packet may be cast to them at any offset. Fields
+// are read and written through net16/net32 of src/address.h. Sources: IEEE 802.3, RFC 791, RFC 8200, RFC
+// 9293, RFC 768, RFC 792, RFC 4443.
 #pragma once
 
 #include <cstdint>
@@ -81,7 +81,8 @@ struct [[gnu::packed]] Udp {
 };
 static_assert(sizeof(Udp) == 8);
 
-// ICMP and ICMPv6 "destination unreachable" and "packet too big": eight bytes, then the start of the offending packet.
+// ICMP and ICMPv6 "destination unreachable" and "packet too big": eight bytes, then the start of the
+// offending packet.
 struct [[gnu::packed]] Icmp {
   uint8_t type;
   uint8_t code;
