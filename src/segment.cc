@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -204,7 +203,10 @@ Result<InstanceLock> InstanceLock::acquire(const std::string& directory, const s
   InstanceLock lock;
   lock.fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (lock.fd_ < 0) return system_error("cannot open " + path);
-  if (flock(lock.fd_, LOCK_EX | LOCK_NB) != 0) {
+  // A lock of the open file description: it lives as long as the descriptor, and is_held can look without taking one.
+  struct flock whole_file = {};
+  whole_file.l_type = F_WRLCK;
+  if (fcntl(lock.fd_, F_OFD_SETLK, &whole_file) != 0) {
     char holder[16] = "";
     if (pread(lock.fd_, holder, sizeof holder - 1, 0) <= 0) std::strcpy(holder, "?");
     holder[std::strcspn(holder, "\n")] = '\0';
@@ -220,8 +222,10 @@ Result<InstanceLock> InstanceLock::acquire(const std::string& directory, const s
 
 bool InstanceLock::is_held(const std::string& directory, const std::string& program) {
   const Fd fd(open((directory + "/" + program + ".lock").c_str(), O_RDONLY | O_CLOEXEC));
-  // A shared try-lock is refused exactly while the holder lives. It is dropped at once, with the descriptor.
-  return fd.get() >= 0 && flock(fd.get(), LOCK_SH | LOCK_NB) != 0;
+  // Only asks. Taking a lock, however briefly, would make a program that starts at that moment believe it is the second.
+  struct flock whole_file = {};
+  whole_file.l_type = F_WRLCK;
+  return fd.get() >= 0 && fcntl(fd.get(), F_OFD_GETLK, &whole_file) == 0 && whole_file.l_type != F_UNLCK;
 }
 
 }  // namespace sluice
