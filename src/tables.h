@@ -78,6 +78,7 @@ struct alignas(64) BackendRecord {
   static constexpr uint8_t kAlive =
       1;  // its flows stay with it (not failed, not in maintenance, not removed)
   static constexpr uint8_t kResolved = 2;  // next hop known: destination_mac and port hold
+  static constexpr uint8_t kConfigured = 4;  // always set while the backend is configured, whatever its state
   uint8_t flags;                           // 0 for an id that is not in use
   Family outer_family;                     // ipip: the outer header's
   uint16_t mtu_bytes;  // of the egress link: the largest IP packet that may leave, outer header included
