@@ -77,10 +77,10 @@ static_assert(sizeof(ServiceRecord) == 64);
 struct alignas(64) BackendRecord {
   static constexpr uint8_t kAlive =
       1;  // its flows stay with it (not failed, not in maintenance, not removed)
-  static constexpr uint8_t kResolved = 2;  // next hop known: destination_mac and port hold
+  static constexpr uint8_t kResolved = 2;    // next hop known: destination_mac and port hold
   static constexpr uint8_t kConfigured = 4;  // always set while the backend is configured, whatever its state
-  uint8_t flags;                           // 0 for an id that is not in use
-  Family outer_family;                     // ipip: the outer header's
+  uint8_t flags;                             // 0 for an id that is not in use
+  Family outer_family;                       // ipip: the outer header's
   uint16_t mtu_bytes;  // of the egress link: the largest IP packet that may leave, outer header included
   uint8_t destination_mac[6];  // the next hop's
   uint8_t source_mac[6];       // the egress port's
@@ -110,7 +110,8 @@ struct alignas(64) BackendCold {
   uint64_t base_packets;
   uint64_t base_bytes;
   uint64_t base_flows;
-  uint8_t reserved2[16];
+  uint32_t weight_configured;  // the file's: an override lives until the file says another weight
+  uint8_t reserved2[12];
 };
 static_assert(sizeof(BackendCold) == 128);
 inline constexpr uint32_t kNoOverride = 0xffffffff;
@@ -178,7 +179,10 @@ struct alignas(64) TablesHeader {
   // Offset of the current Generation in units of 64 bytes; 0 before the first. Store-release by sluiced after
   // every part of the generation is written; load-acquire by workers before any part is read.
   alignas(64) std::atomic<uint32_t> current;
-  uint8_t reserved[60];
+  // No generation has ever used anything from here on, in the same unit. Only sluiced's successor reads it:
+  // what lies below may still be in use by workers that have not acknowledged the current generation.
+  Offset64 used_end;
+  uint8_t reserved[56];
 };
 static_assert(sizeof(TablesHeader) == 128);
 
