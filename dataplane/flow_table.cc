@@ -26,8 +26,8 @@ void FlowTable::put(FlowBucket& bucket, uint32_t slot, uint64_t hash, BackendId 
   bucket.tag_low[slot] = static_cast<uint32_t>(hash >> kTagShift);
   bucket.tag_high[slot] = static_cast<uint16_t>(hash >> 48);
   Place{&bucket, slot}.set_backend(backend);
-  // The state makes it a flow: last, also for who takes over after a SIGKILL (stores of one core reach the memory that
-  // outlives it in program order; the fence keeps the compiler to that order).
+  // The state makes it a flow: last, also for who takes over after a SIGKILL (stores of one core reach the
+  // memory that outlives it in program order; the fence keeps the compiler to that order).
   std::atomic_signal_fence(std::memory_order_release);
   bucket.state_time[slot] = state_time;
 }

@@ -1,15 +1,15 @@
 // One worker's flow table: flow hash -> backend, state, second of the last packet. Layout: src/flow_layout.h.
 //
-// One thread writes and reads; no atomics. The memory is the caller's (the `flows` segment, or plain memory) and must be
-// all zero or a table that this code wrote.
+// One thread writes and reads; no atomics. The memory is the caller's (the `flows` segment, or plain memory)
+// and must be all zero or a table that this code wrote.
 //
-// Cost: a lookup touches one cache line, two where the flow's home bucket has flows in their other bucket; prefetch()
-// both early for a whole batch. An insert touches at most 2 + 6 lines: home, other, and, when both are full, the
-// other buckets of the home's six flows, to one of which a flow may move.
-// When full: an expired flow's place is taken first, then one is made by moving a flow, then an unconfirmed flow gives
-// way; a confirmed one never does. If nothing helps the flow is not tracked (insert says so).
-// Killed at any instant: an entry's state is written last on insert and first on removal, so what a successor finds is
-// whole flows (one of a pair being moved may be there twice; the other copy expires).
+// Cost: a lookup touches one cache line, two where the flow's home bucket has flows in their other bucket;
+// prefetch() both early for a whole batch. An insert touches at most 2 + 6 lines: home, other, and, when both
+// are full, the other buckets of the home's six flows, to one of which a flow may move. When full: an expired
+// flow's place is taken first, then one is made by moving a flow, then an unconfirmed flow gives way; a
+// confirmed one never does. If nothing helps the flow is not tracked (insert says so). Killed at any instant:
+// an entry's state is written last on insert and first on removal, so what a successor finds is whole flows
+// (one of a pair being moved may be there twice; the other copy expires).
 #pragma once
 
 #include <cassert>
@@ -51,8 +51,8 @@ class FlowTable {
 
   // What an insert did to somebody else.
   struct Inserted {
-    Place place;              // empty: no place, not tracked
-    bool displaced = false;   // another flow lost its place: `victim_backend` and `victim_expired` tell whose
+    Place place;             // empty: no place, not tracked
+    bool displaced = false;  // another flow lost its place: `victim_backend` and `victim_expired` tell whose
     bool victim_expired = false;
     BackendId victim_backend{};
   };
@@ -61,8 +61,8 @@ class FlowTable {
   Inserted insert(uint64_t hash, BackendId backend, FlowState state, uint32_t now_s, Expired&& expired);
   void erase(Place place);
 
-  // Looks at `count` buckets, going on where the last call stopped, and erases what `visit` says is over. `visit` sees
-  // every flow: Place -> bool.
+  // Looks at `count` buckets, going on where the last call stopped, and erases what `visit` says is over.
+  // `visit` sees every flow: Place -> bool.
   template <typename Visit>
   void sweep(uint64_t count, Visit&& visit);
 
@@ -79,11 +79,17 @@ class FlowTable {
   static constexpr uint32_t kAwayCountShift = 24;
   static constexpr uint32_t kAwayCountMany = 255;
 
-  uint64_t other_of(uint64_t at, uint32_t tag_low) const { return at ^ other_bucket_distance(tag_low, mask_); }
-  static bool is_away(const FlowBucket& bucket, uint32_t slot) { return bucket.marks >> (kAwayBit + slot) & 1; }
+  uint64_t other_of(uint64_t at, uint32_t tag_low) const {
+    return at ^ other_bucket_distance(tag_low, mask_);
+  }
+  static bool is_away(const FlowBucket& bucket, uint32_t slot) {
+    return bucket.marks >> (kAwayBit + slot) & 1;
+  }
   static int free_slot(const FlowBucket& bucket);
-  void put(FlowBucket& bucket, uint32_t slot, uint64_t hash, BackendId backend, uint16_t state_time, bool away);
-  // Moves one of this bucket's flows to its other bucket, if one of those has room. Returns the slot it left, or -1.
+  void put(FlowBucket& bucket, uint32_t slot, uint64_t hash, BackendId backend, uint16_t state_time,
+           bool away);
+  // Moves one of this bucket's flows to its other bucket, if one of those has room. Returns the slot it left,
+  // or -1.
   int make_room(uint64_t at);
   uint64_t number(const FlowBucket* bucket) const { return static_cast<uint64_t>(bucket - buckets_); }
 
@@ -95,7 +101,8 @@ class FlowTable {
 inline FlowTable::Place FlowTable::find(uint64_t hash) const {
   FlowBucket& home = buckets_[hash & mask_];
   if (const int slot = slot_of(home, hash); slot >= 0) return {&home, static_cast<uint32_t>(slot)};
-  if (away_count(home) == 0) [[likely]] return {};
+  if (away_count(home) == 0) [[likely]]
+    return {};
   FlowBucket& other = buckets_[other_of(hash & mask_, static_cast<uint32_t>(hash >> kTagShift))];
   if (const int slot = slot_of(other, hash); slot >= 0) return {&other, static_cast<uint32_t>(slot)};
   return {};

@@ -1,13 +1,15 @@
 // The `flows` segment: the workers' flow tables as they lie in memory, and how to look into one from outside.
 //
-// Writer: sluice-dataplane; each table has one writing worker (dataplane/flow_table.h). Readers: that worker; sluiced
-// read-only, for `sluice explain` (what it sees of a bucket that is being written is a guess, never a crash). The segment
-// outlives the data plane: a restarted one goes on with the flows it finds, if the tables segment is still the same.
+// Writer: sluice-dataplane; each table has one writing worker (dataplane/flow_table.h). Readers: that worker;
+// sluiced read-only, for `sluice explain` (what it sees of a bucket that is being written is a guess, never a
+// crash). The segment outlives the data plane: a restarted one goes on with the flows it finds, if the tables
+// segment is still the same.
 //
-// A table is an array of 2^bits buckets of one cache line with six flows each; sized so that the advertised number of
-// flows fills four of six: 16 bytes a flow. A flow lives in its home bucket (the low bits of its hash) or, when that was
-// full, in its other bucket; the home counts those, so a miss costs a second line only where one is away from home.
-// An entry keeps the upper 48 bits of the hash, so bucket and entry give the whole 64-bit hash back.
+// A table is an array of 2^bits buckets of one cache line with six flows each; sized so that the advertised
+// number of flows fills four of six: 16 bytes a flow. A flow lives in its home bucket (the low bits of its
+// hash) or, when that was full, in its other bucket; the home counts those, so a miss costs a second line
+// only where one is away from home. An entry keeps the upper 48 bits of the hash, so bucket and entry give
+// the whole 64-bit hash back.
 #pragma once
 
 #include <atomic>
@@ -24,29 +26,33 @@ inline constexpr uint32_t kBucketFlows = 6;
 
 enum class FlowState : uint8_t {
   empty = 0,
-  syn = 1,          // unconfirmed: nothing but SYNs seen
-  midstream = 2,    // unconfirmed: one packet of a TCP connection that began before it was seen here
-  udp_new = 3,      // unconfirmed: one datagram
+  syn = 1,        // unconfirmed: nothing but SYNs seen
+  midstream = 2,  // unconfirmed: one packet of a TCP connection that began before it was seen here
+  udp_new = 3,    // unconfirmed: one datagram
   established = 4,
-  closing = 5,      // FIN or RST seen
+  closing = 5,  // FIN or RST seen
   udp = 6,
 };
 // Unconfirmed flows give their place to others when a bucket is full; confirmed ones never do.
-constexpr bool is_unconfirmed(FlowState state) { return state >= FlowState::syn && state <= FlowState::udp_new; }
+constexpr bool is_unconfirmed(FlowState state) {
+  return state >= FlowState::syn && state <= FlowState::udp_new;
+}
 
 struct alignas(64) FlowBucket {
   uint32_t tag_low[kBucketFlows];     // hash bits 16..47
   uint16_t tag_high[kBucketFlows];    // hash bits 48..63
   uint16_t backend[kBucketFlows];     // BackendId, low 16 bits
-  uint16_t state_time[kBucketFlows];  // FlowState in the top 3 bits; second of the last packet modulo 2^13; 0: no flow
-  uint32_t marks;                     // bits 0..17: BackendId bits 16..18, three a flow; 18..23: this flow is not in its
-                                      // home bucket; 24..31: flows of this home that live in their other bucket (255: many)
+  uint16_t state_time[kBucketFlows];  // FlowState in the top 3 bits; second of the last packet modulo 2^13;
+                                      // 0: no flow
+  uint32_t marks;  // bits 0..17: BackendId bits 16..18, three a flow; 18..23: this flow is not in its
+                   // home bucket; 24..31: flows of this home that live in their other bucket (255: many)
 };
 static_assert(sizeof(FlowBucket) == 64);
 static_assert(limits::kBackendsMax <= 1u << 19);
 
 inline constexpr uint32_t kTagShift = 16;
-inline constexpr uint32_t kBucketBitsMin = kTagShift;  // fewer would lose hash bits between bucket number and tag
+inline constexpr uint32_t kBucketBitsMin =
+    kTagShift;  // fewer would lose hash bits between bucket number and tag
 inline constexpr uint32_t kTimeBits = 13;
 inline constexpr uint32_t kTimeMask = (1u << kTimeBits) - 1;
 static_assert(limits::kFlowsPerWorkerMin / 4 == 1u << kBucketBitsMin);
@@ -58,7 +64,8 @@ constexpr uint32_t bucket_bits_for(uint64_t flows_max) {
   return bits < kBucketBitsMin ? kBucketBitsMin : bits;
 }
 
-// The distance (XOR) between a flow's home and its other bucket: from the tag, so that either gives the other.
+// The distance (XOR) between a flow's home and its other bucket: from the tag, so that either gives the
+// other.
 constexpr uint64_t other_bucket_distance(uint32_t tag_low, uint64_t bucket_mask) {
   return ((tag_low * 0x9e3779b1u >> 8) | 1) & bucket_mask;
 }
@@ -86,25 +93,33 @@ inline FlowState state_of(const FlowBucket& bucket, uint32_t slot) {
 inline uint32_t idle_s(const FlowBucket& bucket, uint32_t slot, uint32_t now_s) {
   return (now_s - bucket.state_time[slot]) & kTimeMask;
 }
-inline uint32_t away_count(const FlowBucket& bucket) { return bucket.marks >> 24; }
+inline uint32_t away_count(const FlowBucket& bucket) {
+  return bucket.marks >> 24;
+}
 
 // Seconds without a packet after which a flow in `state` of this service is forgotten.
 inline uint32_t idle_timeout_s(const ServiceRecord& service, FlowState state) {
   switch (state) {
-    case FlowState::syn: return service.idle_syn_s;
+    case FlowState::syn:
+      return service.idle_syn_s;
     case FlowState::midstream:
-    case FlowState::established: return service.idle_established_s;
-    case FlowState::closing: return service.idle_closing_s;
+    case FlowState::established:
+      return service.idle_established_s;
+    case FlowState::closing:
+      return service.idle_closing_s;
     case FlowState::udp_new:
-    case FlowState::udp: return service.idle_udp_s;
-    case FlowState::empty: break;
+    case FlowState::udp:
+      return service.idle_udp_s;
+    case FlowState::empty:
+      break;
   }
   return 0;
 }
 
 struct FlowsHeader {
   SegmentHeader segment;
-  // The incarnation of the tables segment whose BackendIds the flows name; 0: none yet. Another one: all flows are void.
+  // The incarnation of the tables segment whose BackendIds the flows name; 0: none yet. Another one: all
+  // flows are void.
   uint64_t tables_incarnation;
   uint32_t workers_count;
   uint32_t bucket_bits;
@@ -115,8 +130,9 @@ static_assert(sizeof(FlowsHeader) == 128);
 
 inline constexpr SegmentKind kFlowsSegment = {
     "flows", "sluice-dataplane", 0x20736f6c46536c53ULL,
-    layout_hash({sizeof(FlowsHeader), sizeof(FlowBucket), offsetof(FlowBucket, tag_high), offsetof(FlowBucket, backend),
-                 offsetof(FlowBucket, state_time), offsetof(FlowBucket, marks), kTagShift, kTimeBits})};
+    layout_hash({sizeof(FlowsHeader), sizeof(FlowBucket), offsetof(FlowBucket, tag_high),
+                 offsetof(FlowBucket, backend), offsetof(FlowBucket, state_time), offsetof(FlowBucket, marks),
+                 kTagShift, kTimeBits})};
 
 constexpr uint64_t flows_bytes(uint32_t workers, uint32_t bucket_bits) {
   return sizeof(FlowsHeader) + workers * (sizeof(FlowBucket) << bucket_bits);

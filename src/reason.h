@@ -17,6 +17,7 @@ namespace sluice {
 // X(name, kind, text)
 #define SLUICE_REASONS(X)                                                                                   \
   X(not_ip, pass, "neither IPv4 nor IPv6 (ARP, LLDP, ...)")                                                 \
+  X(other_station, pass, "destination MAC is another host's (a port that hears everything)")                \
   X(vlan_tagged, pass, "802.1Q or 802.1ad tag")                                                             \
   X(no_service, pass, "no service has this address, protocol and port")                                     \
   X(not_tcp_udp, pass, "neither TCP nor UDP")                                                               \

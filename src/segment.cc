@@ -203,7 +203,8 @@ Result<InstanceLock> InstanceLock::acquire(const std::string& directory, const s
   InstanceLock lock;
   lock.fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (lock.fd_ < 0) return system_error("cannot open " + path);
-  // A lock of the open file description: it lives as long as the descriptor, and is_held can look without taking one.
+  // A lock of the open file description: it lives as long as the descriptor, and is_held can look without
+  // taking one.
   struct flock whole_file = {};
   whole_file.l_type = F_WRLCK;
   if (fcntl(lock.fd_, F_OFD_SETLK, &whole_file) != 0) {
@@ -222,7 +223,8 @@ Result<InstanceLock> InstanceLock::acquire(const std::string& directory, const s
 
 bool InstanceLock::is_held(const std::string& directory, const std::string& program) {
   const Fd fd(open((directory + "/" + program + ".lock").c_str(), O_RDONLY | O_CLOEXEC));
-  // Only asks. Taking a lock, however briefly, would make a program that starts at that moment believe it is the second.
+  // Only asks. Taking a lock, however briefly, would make a program that starts at that moment believe it is
+  // the second.
   struct flock whole_file = {};
   whole_file.l_type = F_WRLCK;
   return fd.get() >= 0 && fcntl(fd.get(), F_OFD_GETLK, &whole_file) == 0 && whole_file.l_type != F_UNLCK;

@@ -73,6 +73,10 @@ struct alignas(64) WorkerStats {
   // Store-release after the batch that used the generation is sent; pairs with sluiced's load-acquire before
   // it reuses memory of an older one. Alone on its line with what else the worker writes once a loop.
   std::atomic<uint64_t> acknowledged_generation;
+  // Which tables segment that generation is of (SegmentHeader::incarnation). Changed only after
+  // acknowledged_generation was set to 0, so whoever reads this first and then the generation never pairs an
+  // old number with a new segment.
+  std::atomic<uint64_t> acknowledged_incarnation;
   // Odd while a batch's counters are being added; even and unchanged around a reader's copy means that the
   // copy is of one instant. Writer: release on both sides; reader: acquire first, fence, relaxed last (a
   // seqlock).
@@ -83,7 +87,6 @@ struct alignas(64) WorkerStats {
   Counter idle_cycles;  // loops that did not
   uint32_t lcore;       // CPU that the worker is pinned to
   uint32_t active;      // 1: this worker runs
-  uint8_t reserved[8];
 
   alignas(64) PacketCounters packets;
   alignas(64) FlowCounters flows;
@@ -91,6 +94,12 @@ struct alignas(64) WorkerStats {
   BackendCounters backends[limits::kBackendsMax];  // by BackendId
 };
 static_assert(offsetof(WorkerStats, packets) == 64);
+
+// The generation of this very tables segment that the worker has acknowledged; 0: none.
+inline uint64_t acknowledged(const WorkerStats& worker, uint64_t tables_incarnation) {
+  if (worker.acknowledged_incarnation.load(std::memory_order_acquire) != tables_incarnation) return 0;
+  return worker.acknowledged_generation.load(std::memory_order_acquire);
+}
 
 struct PortInfo {
   char name[limits::kNameBytes];  // DPDK's: "net_af_xdp0", "0000:03:00.0"

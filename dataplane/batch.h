@@ -1,0 +1,107 @@
+// A batch of packets on its way through the stages, and what each stage learnt about them.
+//
+// Plain memory: the stages know no mbufs, so tests, fuzzers, benchmarks and sluice-replay run the very same
+// code. The worker fills `data`, `bytes`, `contiguous_bytes`, `headroom_bytes` and `in_port`; the stages fill
+// the rest in the order of the members. A batch belongs to one worker and is used again and again.
+#pragma once
+
+#include <cassert>
+#include <cstdint>
+
+#include "src/address.h"
+#include "src/reason.h"
+#include "src/size_limits.h"
+#include "src/tables.h"
+
+namespace sluice {
+
+enum class Verdict : uint8_t {
+  forward,  // to `backend`, out of `out_port`
+  answer,   // turned into an ICMP answer, out of `out_port`
+  refused,  // for `reason`: passed or dropped
+};
+
+// What the flow table said.
+enum class FlowHow : uint8_t {
+  hit,         // tracked
+  created,     // new, now tracked
+  reselected,  // tracked, but its backend is gone: selected afresh
+  reused,      // a SYN on a closing flow: selected afresh
+  untracked,   // new, and no place in the table: by the lookup table alone
+};
+
+struct Packet {
+  // From the port.
+  uint8_t* data;              // first byte of the Ethernet header; rewriting may move it
+  uint32_t bytes;             // the whole frame
+  uint32_t contiguous_bytes;  // of it, from `data` on, in one piece (the first segment)
+  uint16_t headroom_bytes;    // writable before `data`
+  uint16_t in_port;
+
+  // parse
+  Verdict verdict;
+  Reason reason;  // when refused
+  Family family;
+  uint8_t protocol;      // wire::kProtoTcp or kProtoUdp
+  uint8_t tcp_flags;     // 0 for UDP
+  uint16_t source_port;  // network order
+  uint16_t destination_port;
+  uint32_t ip_bytes;  // IP header and payload, without Ethernet padding
+
+  // classify
+  ServiceId service;  // kNoService until known
+  uint64_t hash;
+
+  // track
+  BackendId backend;
+  FlowHow how;
+
+  // rewrite
+  uint16_t out_port;
+};
+
+struct Batch {
+  // For ports that also hear what is not theirs (net_af_packet, even what we sent): the port's own address;
+  // frames to another one are refused. nullptr: the port filters.
+  const MacAddress* station = nullptr;
+  uint32_t count = 0;
+  Packet packets[limits::kBatchMax];
+  // Positions of the packets that no stage has refused yet, in order; each stage keeps it so.
+  uint32_t live_count = 0;
+  uint8_t live[limits::kBatchMax];
+
+  void clear() { count = live_count = 0; }
+  Packet& add(uint8_t* data, uint32_t bytes, uint32_t contiguous_bytes, uint16_t headroom_bytes,
+              uint16_t in_port) {
+    assert(count < limits::kBatchMax);
+    Packet& packet = packets[count++];
+    packet.data = data;
+    packet.bytes = bytes;
+    packet.contiguous_bytes = contiguous_bytes;
+    packet.headroom_bytes = headroom_bytes;
+    packet.in_port = in_port;
+    packet.service = kNoService;
+    return packet;
+  }
+
+  // Runs `step` (Packet& -> bool: goes on) over the live packets and keeps those that go on.
+  template <typename Step>
+  void each_live(Step&& step) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < live_count; i++) {
+      const uint8_t position = live[i];
+      live[kept] = position;
+      kept += step(packets[position]) ? 1 : 0;
+    }
+    live_count = kept;
+  }
+};
+
+// For steps: ends a packet's way.
+inline bool refuse(Packet& packet, Reason reason) {
+  packet.verdict = Verdict::refused;
+  packet.reason = reason;
+  return false;
+}
+
+}  // namespace sluice

@@ -1,0 +1,39 @@
+// The packet's way between rx and tx, in order, for one worker: parse, classify, track, rewrite; then, when
+// the packets have been sent, account.
+//
+//   batch.clear(); batch.add(...) for each packet received
+//   pipeline.process(batch, tables, now_s);
+//   ... send what has Verdict::forward or answer; unsent ones: refuse(packet, Reason::tx_full) ...
+//   pipeline.account(batch);
+//
+// Nothing here allocates, locks, logs, throws or calls the kernel; work per batch is bounded. Runs without
+// EAL.
+#pragma once
+
+#include "dataplane/batch.h"
+#include "dataplane/flow_table.h"
+#include "dataplane/rewrite.h"
+#include "dataplane/track.h"
+#include "src/stats.h"
+
+namespace sluice {
+
+class Pipeline {
+ public:
+  Pipeline(FlowTable& flows, WorkerStats& stats) : flows_(flows), stats_(stats), tracker_(flows, stats) {}
+
+  // `tables` may be empty (nothing published yet). Every packet of the batch has its verdict afterwards.
+  void process(Batch& batch, const TablesView& tables, uint32_t now_s);
+  // Adds the batch to the counters: the only place that counts packets.
+  void account(const Batch& batch);
+
+  Tracker& tracker() { return tracker_; }
+
+ private:
+  FlowTable& flows_;
+  WorkerStats& stats_;
+  Tracker tracker_;
+  Rewriter rewriter_;
+};
+
+}  // namespace sluice
