@@ -149,14 +149,15 @@ inline constexpr SegmentKind kStatsSegment = {
                  offsetof(WorkerStats, backends), sizeof(ServiceCounters), sizeof(BackendCounters),
                  kReasonCount, sizeof(FlowCounters)})};
 
-// A copy of one worker's packet counters, of one instant. Only a worker killed in the middle of an update
-// leaves an odd sequence for long: then the copy is what there is (the next start repairs the sum,
-// dataplane/worker.cc).
+// A copy of one worker's packet counters, of one instant. Only a worker killed or preempted in the middle of
+// an update leaves an odd sequence for long: then the copy is what there is, and not `whole` (the next start
+// repairs the sum, dataplane/worker.cc).
 struct PacketSnapshot {
   uint64_t received = 0;
   uint64_t forwarded = 0;
   uint64_t answered = 0;
   uint64_t by_reason[kReasonCount] = {};
+  bool whole = false;  // of one instant
 };
 
 inline PacketSnapshot snapshot(const WorkerStats& worker) {
@@ -170,7 +171,8 @@ inline PacketSnapshot snapshot(const WorkerStats& worker) {
       copy.by_reason[i] = worker.packets.by_reason[i].get();
     // Keeps the loads above before the second look at the sequence.
     std::atomic_thread_fence(std::memory_order_acquire);
-    if (before % 2 == 0 && worker.sequence.load(std::memory_order_relaxed) == before) break;
+    copy.whole = before % 2 == 0 && worker.sequence.load(std::memory_order_relaxed) == before;
+    if (copy.whole) break;
   }
   return copy;
 }
