@@ -47,7 +47,7 @@ int attach(const std::string& interface, XdpMode mode) {
   const auto status = sluice::decap_status(interface);
   if (!status) return fail(status.error());
   const char* what = *outcome == AttachOutcome::unchanged  ? "already attached"
-                     : *outcome == AttachOutcome::replaced ? "replaced an older one"
+                     : *outcome == AttachOutcome::replaced ? "replaced"
                                                            : "attached";
   std::printf("%s: %s (%s, program id %u)\n", interface.c_str(), what, text(status->mode),
               status->program_id);
