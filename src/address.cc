@@ -7,6 +7,8 @@
 namespace sluice {
 
 std::optional<IpAddress> IpAddress::parse(std::string_view text) {
+  // inet_pton would stop at a zero inside the text and accept what stands before it.
+  if (text.find('\0') != std::string_view::npos) return std::nullopt;
   const std::string zero_terminated(text);
   uint8_t raw[16];
   if (inet_pton(AF_INET, zero_terminated.c_str(), raw) == 1) {
