@@ -106,6 +106,9 @@ Result<Done> make_instance_directory(const std::string& directory);
 
 // One process of a kind for an instance: an exclusive lock on DIRECTORY/PROGRAM.lock, held until destruction
 // or the process's end, however it comes.
+inline constexpr const char* kDaemonLock = "sluiced";
+inline constexpr const char* kDataplaneLock = "sluice-dataplane";
+
 class InstanceLock {
  public:
   InstanceLock() = default;
