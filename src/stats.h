@@ -85,15 +85,16 @@ struct alignas(64) WorkerStats {
   Counter loops;
   Counter busy_cycles;  // TSC: loops that received packets
   Counter idle_cycles;  // loops that did not
-  uint32_t lcore;       // CPU that the worker is pinned to
-  uint32_t active;      // 1: this worker runs
 
+  // Written by the main thread at start and end, on a line of its own.
+  alignas(64) Counter cpu;  // that the worker is pinned to
+  Counter active;           // 1: this worker runs
   alignas(64) PacketCounters packets;
   alignas(64) FlowCounters flows;
   ServiceCounters services[limits::kServicesMax];  // by ServiceId
   BackendCounters backends[limits::kBackendsMax];  // by BackendId
 };
-static_assert(offsetof(WorkerStats, packets) == 64);
+static_assert(offsetof(WorkerStats, cpu) == 64 && offsetof(WorkerStats, packets) == 128);
 
 // The generation of this very tables segment that the worker has acknowledged; 0: none.
 inline uint64_t acknowledged(const WorkerStats& worker, uint64_t tables_incarnation) {
@@ -110,8 +111,9 @@ struct PortInfo {
   MacAddress mac;
   uint8_t kernel_sees_rest;  // 1: what is not VIP traffic never reaches us, or reaches the kernel as well
   uint8_t steered;           // 1: the steering program decides (bpf/steer.bpf.c)
+  uint8_t hears_all;         // 1: it also hears frames to other stations, even those we sent
+  uint8_t reserved[3];
   uint32_t queues;
-  uint32_t reserved;
 };
 
 struct StatsHeader {

@@ -1,0 +1,140 @@
+#include "dataplane/instance.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+namespace sluice {
+namespace {
+
+void tell(const std::string& line) {
+  std::fprintf(stderr, "sluice-dataplane: %s\n", line.c_str());
+}
+
+// Counters of a predecessor that was killed between adding parts of a batch: what it received is what it
+// accounted for.
+void repair(WorkerStats& worker) {
+  uint64_t accounted = worker.packets.forwarded.get() + worker.packets.answered.get();
+  for (const Counter& reason : worker.packets.by_reason)
+    accounted += reason.get();
+  worker.packets.received.set(accounted);
+  const uint64_t sequence = worker.sequence.load(std::memory_order_relaxed);
+  worker.sequence.store(sequence + sequence % 2, std::memory_order_release);
+}
+
+}  // namespace
+
+Result<Done> Instance::open_flows(const Options& options) {
+  const uint32_t bits = bucket_bits_for(options.flows_max);
+  const uint64_t bytes = flows_bytes(options.workers, bits);
+  const std::string path = directory_ + "/" + kFlowsSegment.file;
+  // Flows of another table size or number of workers cannot be taken over: a flow's worker and bucket would
+  // differ.
+  struct stat status;
+  if (stat(path.c_str(), &status) == 0 && static_cast<uint64_t>(status.st_size) != bytes) {
+    tell("--workers or --flows-max changed: tracked flows are forgotten");
+    unlink(path.c_str());
+  }
+  Result<Segment> flows = Segment::open_writer(directory_, kFlowsSegment, bytes);
+  if (!flows) return flows.error();
+  flows_ = std::move(*flows);
+  // Best effort: on a kernel with huge pages for shared memory switched on this saves TLB misses.
+  madvise(flows_.base(), flows_.size(), MADV_HUGEPAGE);
+  auto& header = flows_.as<FlowsHeader>();
+  if (flows_.was_created() || header.workers_count != options.workers || header.bucket_bits != bits) {
+    forget_flows();
+    header.workers_count = options.workers;
+    header.bucket_bits = bits;
+    header.tables_incarnation = 0;
+  }
+  return Done{};
+}
+
+void Instance::forget_flows() {
+  std::memset(flows_.base() + sizeof(FlowsHeader), 0, flows_.size() - sizeof(FlowsHeader));
+}
+
+void Instance::keep_or_forget_flows() {
+  uint64_t last_alive_ns = 0;
+  for (const WorkerStats& worker : stats().workers) {
+    last_alive_ns = std::max(last_alive_ns, worker.heartbeat_ns.get());
+  }
+  const uint64_t incarnation_before = flows_.as<FlowsHeader>().tables_incarnation;
+  const bool same_tables =
+      attach_tables() != nullptr && tables_.back().header().incarnation == incarnation_before;
+  // Ages in the table are modulo 2^13 seconds and were not looked at since.
+  const bool in_time = monotonic_ns() - last_alive_ns < uint64_t{limits::kSweepPeriodMax} * 1'000'000'000;
+  if (flows_.was_created()) return;
+  if (same_tables && in_time) {
+    tell("going on with the flows of the data plane before");
+  } else {
+    forget_flows();
+  }
+}
+
+Result<Instance> Instance::open(const Options& options) {
+  Instance instance;
+  instance.directory_ = options.directory;
+  if (Result<Done> done = make_instance_directory(options.directory); !done) return done.error();
+  Result<InstanceLock> lock = InstanceLock::acquire(options.directory, "dataplane");
+  if (!lock) return lock.error();
+  instance.lock_ = std::move(*lock);
+  Result<Segment> stats = Segment::open_writer(options.directory, kStatsSegment, sizeof(StatsSegment));
+  if (!stats) return stats.error();
+  instance.stats_ = std::move(*stats);
+  if (Result<Done> done = instance.open_flows(options); !done) return done.error();
+  instance.keep_or_forget_flows();
+  return instance;
+}
+
+const std::byte* Instance::attach_tables() {
+  if (!tables_.empty() && !tables_.back().is_stale()) return nullptr;
+  if (access((directory_ + "/" + kTablesSegment.file).c_str(), F_OK) != 0) return nullptr;
+  Result<Segment> tables = Segment::open_reader(directory_, kTablesSegment);
+  if (!tables) {
+    if (tables.error().what != last_error_) tell(tables.error().text());
+    last_error_ = tables.error().what;
+    return nullptr;
+  }
+  last_error_.clear();
+  tables_.push_back(std::move(*tables));
+  // Workers that run with another one's flows forget them when they see the new base.
+  flows_.as<FlowsHeader>().tables_incarnation = tables_.back().header().incarnation;
+  return tables_.back().base();
+}
+
+void Instance::announce(const std::vector<PortInfo>& ports, const Options& options, uint64_t tsc_hz) {
+  StatsHeader& header = stats().header;
+  for (uint32_t i = 0; i < limits::kWorkersMax; i++)
+    stats().workers[i].active.set(i < options.workers ? 1 : 0);
+  for (uint32_t i = 0; i < options.workers; i++)
+    repair(stats().workers[i]);
+  header.workers_count = options.workers;
+  header.ports_count = static_cast<uint32_t>(ports.size());
+  for (size_t i = 0; i < ports.size(); i++)
+    header.ports[i] = ports[i];
+  header.started_ns = monotonic_ns();
+  header.tsc_hz = tsc_hz;
+  header.flows_max = options.flows_max;
+  header.flows_bytes = flows_.size();
+  std::snprintf(header.version, sizeof header.version, "%s", SLUICE_VERSION);
+  // Release: all of the above is seen by whoever sees the new number (sluiced's load-acquire).
+  header.starts.fetch_add(1, std::memory_order_release);
+}
+
+void Instance::heartbeat() {
+  stats_.header().heartbeat_ns.store(monotonic_ns(), std::memory_order_relaxed);
+}
+
+void Instance::leave() {
+  for (WorkerStats& worker : stats().workers)
+    worker.active.set(0);
+  stats_.header().writer_pid.store(0, std::memory_order_relaxed);
+}
+
+}  // namespace sluice

@@ -1,0 +1,50 @@
+// The data plane's side of shared memory: its own segments, and the tables that it reads.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dataplane/options.h"
+#include "src/flow_layout.h"
+#include "src/result.h"
+#include "src/segment.h"
+#include "src/stats.h"
+
+namespace sluice {
+
+class Instance {
+ public:
+  // Takes the instance's lock, and opens or takes over `stats` and `flows`. Says on stderr what became of the
+  // flows.
+  static Result<Instance> open(const Options& options);
+
+  StatsSegment& stats() { return stats_.as<StatsSegment>(); }
+  std::byte* flows_base() { return flows_.base(); }
+  uint32_t bucket_bits() const { return flows_.as<FlowsHeader>().bucket_bits; }
+
+  // The tables segment as last mapped; null: none yet.
+  const std::byte* tables_base() const { return tables_.empty() ? nullptr : tables_.back().base(); }
+  // Maps the tables segment when there is a new one. Returns its base then, else null. The first Error of a
+  // kind is told on stderr (another version, ...); a missing segment is none: sluiced may start later.
+  const std::byte* attach_tables();
+
+  void announce(const std::vector<PortInfo>& ports, const Options& options, uint64_t tsc_hz);
+  void heartbeat();
+  // An orderly end.
+  void leave();
+
+ private:
+  Result<Done> open_flows(const Options& options);
+  void keep_or_forget_flows();
+  void forget_flows();
+
+  std::string directory_;
+  InstanceLock lock_;
+  Segment stats_;
+  Segment flows_;
+  std::vector<Segment> tables_;  // all that were ever mapped: workers may still read an old one
+  std::string last_error_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,104 @@
+#include "dataplane/steering.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <linux/magic.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+
+namespace sluice {
+namespace {
+
+constexpr const char* kBpffs = "/sys/fs/bpf";
+constexpr const char* kProgramName = "sluice_steer";  // bpf/steer.bpf.c
+
+Error system_error(const std::string& what, std::string remedy = "") {
+  return {what + ": " + std::strerror(errno), std::move(remedy)};
+}
+
+bool make_directory(const std::string& path) {
+  return mkdir(path.c_str(), 0700) == 0 || errno == EEXIST;
+}
+
+std::string last_component(std::string path) {
+  while (path.size() > 1 && path.back() == '/')
+    path.pop_back();
+  return path.substr(path.rfind('/') + 1);
+}
+
+}  // namespace
+
+Result<Done> use_instance_bpffs(const std::string& instance_directory) {
+  struct statfs status;
+  if (statfs(kBpffs, &status) != 0 || status.f_type != BPF_FS_MAGIC) {
+    return Error{std::string("no bpffs at ") + kBpffs, std::string("sudo mount -t bpf bpf ") + kBpffs};
+  }
+  const std::string all = std::string(kBpffs) + "/sluice";
+  const std::string own = all + "/" + last_component(instance_directory);
+  if (!make_directory(all) || !make_directory(own)) return system_error("cannot create " + own);
+  if (unshare(CLONE_NEWNS) != 0) return system_error("cannot have a private view of " + std::string(kBpffs));
+  if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      mount(own.c_str(), kBpffs, nullptr, MS_BIND, nullptr) != 0) {
+    return system_error("cannot mount " + own + " at " + kBpffs);
+  }
+  return Done{};
+}
+
+Result<Done> clear_stale_program(const std::string& interface) {
+  const auto ifindex = static_cast<int>(if_nametoindex(interface.c_str()));
+  uint32_t id = 0;
+  if (ifindex == 0 || bpf_xdp_query_id(ifindex, 0, &id) != 0 || id == 0) return Done{};
+  bpf_prog_info info{};
+  uint32_t info_bytes = sizeof info;
+  const int fd = bpf_prog_get_fd_by_id(id);
+  if (fd < 0) return system_error(interface + ": cannot look at its XDP program " + std::to_string(id));
+  const int failed = bpf_obj_get_info_by_fd(fd, &info, &info_bytes);
+  close(fd);
+  if (failed != 0) return system_error(interface + ": cannot look at its XDP program " + std::to_string(id));
+  if (std::strcmp(info.name, kProgramName) != 0) {
+    return Error{
+        interface + " already has an XDP program: '" + info.name + "' (id " + std::to_string(id) + ")",
+        "ip link set dev " + interface + " xdp off"};
+  }
+  if (bpf_xdp_detach(ifindex, 0, nullptr) != 0) {
+    return system_error(interface + ": cannot take off the steering program that was left there",
+                        "ip link set dev " + interface + " xdp off");
+  }
+  return Done{};
+}
+
+bool kernel_has_af_xdp() {
+  const int fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
+  if (fd >= 0) close(fd);
+  return fd >= 0 || errno != EAFNOSUPPORT;
+}
+
+Result<Done> check_capabilities() {
+  struct Needed {
+    uint32_t bit;
+    const char* name;
+  };
+  static constexpr Needed needed[] = {{12, "CAP_NET_ADMIN"}, {13, "CAP_NET_RAW"}, {21, "CAP_SYS_ADMIN"}};
+  uint64_t effective = 0;
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("CapEff:", 0) == 0) effective = std::stoull(line.substr(7), nullptr, 16);
+  }
+  std::string missing;
+  for (const Needed& one : needed) {
+    if ((effective >> one.bit & 1) == 0) missing += (missing.empty() ? "" : ", ") + std::string(one.name);
+  }
+  if (missing.empty()) return Done{};
+  return Error{"missing capabilities for a kernel-owned interface: " + missing, "sudo sluice-dataplane ..."};
+}
+
+}  // namespace sluice

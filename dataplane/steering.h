@@ -1,0 +1,27 @@
+// What has to be right before DPDK may put the steering program (bpf/steer.bpf.c) on a NIC that the kernel
+// keeps.
+//
+// DPDK's net_af_xdp loads the object and attaches it; libbpf pins the VIP map by name below /sys/fs/bpf, and
+// nowhere else. So that every instance has its own map, this process gives itself a private view in which
+// /sys/fs/bpf is /sys/fs/bpf/sluice/INSTANCE; sluiced finds the map there (controlplane/steer_map.h).
+#pragma once
+
+#include <string>
+
+#include "src/result.h"
+
+namespace sluice {
+
+// Before any thread is made. An Error when bpffs is not mounted.
+Result<Done> use_instance_bpffs(const std::string& instance_directory);
+
+// Takes a steering program off the interface that a killed predecessor left; refuses to touch anybody else's.
+Result<Done> clear_stale_program(const std::string& interface);
+
+// Does this kernel have AF_XDP at all?
+bool kernel_has_af_xdp();
+
+// The capabilities that a kernel-owned port needs; an Error names the missing ones.
+Result<Done> check_capabilities();
+
+}  // namespace sluice
