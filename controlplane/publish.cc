@@ -48,8 +48,7 @@ Result<Publisher> Publisher::open(const std::string& directory, uint64_t bytes) 
   return publisher;
 }
 
-// ---- Takeover
-// -------------------------------------------------------------------------------------------------------
+// ---- Takeover ---------------------------------------------------------------------------------------------
 
 bool Publisher::adopt_current() {
   // Relaxed: the last store was this program's predecessor's, and that process has ended.
@@ -95,8 +94,7 @@ bool Publisher::adopt_service(const ServiceRecord& service) {
   return service.members == 0 || memory_.take(service.members, service.members_count * sizeof(BackendId));
 }
 
-// ---- Staging
-// --------------------------------------------------------------------------------------------------------
+// ---- Staging ----------------------------------------------------------------------------------------------
 
 Offset64 Publisher::allocate(uint64_t bytes) {
   const std::optional<Offset64> offset = memory_.allocate(bytes);
@@ -232,8 +230,7 @@ TablesView Publisher::staged() const {
   return {segment_.base(), staging_.root};
 }
 
-// ---- Publishing
-// -----------------------------------------------------------------------------------------------------
+// ---- Publishing -------------------------------------------------------------------------------------------
 
 Result<uint64_t> Publisher::commit() {
   assert(staging_.open);

@@ -75,6 +75,14 @@ inline constexpr uint32_t kIdleEstablishedDefault = 900;
 inline constexpr uint32_t kIdleClosingDefault = 20;
 inline constexpr uint32_t kIdleUdpDefault = 60;
 
+// Health checks: milliseconds between two checks of one backend, and the least time it gets to answer. Below 10 ms the
+// checks of 1,000 backends are a load of their own; above an hour nobody waits for one.
+inline constexpr uint32_t kCheckIntervalMinMs = 10;
+inline constexpr uint32_t kCheckIntervalMaxMs = 3'600'000;
+inline constexpr uint32_t kCheckTimeoutMinMs = 1;
+// Checks in a row that change a backend's health.
+inline constexpr uint32_t kCheckRiseFallMax = 1'000;
+
 static_assert(kBackendsPerServiceMax < kNoBackend);
 static_assert(kIdleTimeoutMax + kSweepPeriodMax < (1u << 13));
 static_assert(static_cast<uint64_t>(kWeightMax) * kWeightMax < (1ULL << 32));

@@ -1,0 +1,242 @@
+#include "controlplane/config_schema.h"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <tuple>
+
+namespace sluice {
+namespace {
+
+using Need = TableReader::Need;
+
+// First uses by line, to name them when something is used twice.
+template <typename Key>
+class FirstUse {
+ public:
+  // The line of an earlier use; 0: this is the first.
+  uint32_t add(const Key& key, Position where) {
+    const auto [use, is_first] = lines_.emplace(key, where.line);
+    return is_first ? 0 : use->second;
+  }
+
+ private:
+  std::map<Key, uint32_t> lines_;
+};
+
+struct FileUses {
+  FirstUse<std::string> names;
+  FirstUse<std::tuple<IpAddress, uint16_t, uint8_t>> vips;
+};
+
+std::string first_line(uint32_t line) {
+  return "; the first is in line " + std::to_string(line);
+}
+
+bool is_name(std::string_view text) {
+  return !text.empty() && text.size() < limits::kNameBytes &&
+         std::all_of(text.begin(), text.end(), [](char c) {
+           return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '.' ||
+                  c == '_' || c == '-';
+         });
+}
+
+// "service 'web'", or "this service" while it has no proper name.
+std::string describe(std::string_view kind, const toml::table& table) {
+  const std::optional<std::string> name = table["name"].value_exact<std::string>();
+  return name && is_name(*name) ? std::string(kind) + " '" + *name + "'" : "this " + std::string(kind);
+}
+
+std::string read_name(TableReader& table, std::string_view kind, FirstUse<std::string>& names) {
+  const std::optional<std::string> name = table.text("name", Need::required);
+  if (!name) return "";
+  if (!is_name(*name)) {
+    table.reject("name",
+                 "1 to " + std::to_string(limits::kNameBytes - 1) + " letters, digits, '.', '_' or '-'");
+  } else if (const uint32_t line = names.add(*name, table.where("name")); line != 0) {
+    table.sink().error(table.where("name"),
+                       std::string(kind) + " name '" + *name + "' is used twice" + first_line(line));
+  }
+  return *name;
+}
+
+bool is_unicast(const IpAddress& address) {
+  if (address.is_v4())
+    return address.bytes[12] != 0 && address.bytes[12] < 224;  // RFC 1122 3.2.1.3, RFC 5771
+  return address.is_set() && address.bytes[0] != 0xff;         // RFC 4291 2.7
+}
+
+std::optional<IpAddress> read_unicast(TableReader& table, std::string_view key) {
+  std::optional<IpAddress> address = table.address(key, Need::required);
+  if (address && !is_unicast(*address)) {
+    table.reject(key, "a unicast address");
+    address.reset();
+  }
+  return address;
+}
+
+// ---- idle_timeout = { ... } -------------------------------------------------------------------------------
+
+void read_idle_timeout(TableReader& service, const toml::table* table, ServiceConfig& config) {
+  if (table == nullptr) return;
+  TableReader reader(*table, "idle_timeout of " + service.what(), service.sink(), &service);
+  const auto read = [&](std::string_view key, uint16_t& seconds) {
+    const auto timeout =
+        reader.duration(key, std::chrono::seconds(1), std::chrono::seconds(limits::kIdleTimeoutMax));
+    if (!timeout) return;
+    if (timeout->count() % 1000 != 0) reader.reject(key, "whole seconds");
+    seconds = static_cast<uint16_t>(timeout->count() / 1000);
+  };
+  read("syn", config.idle_syn_s);
+  read("established", config.idle_established_s);
+  read("closing", config.idle_closing_s);
+  read("udp", config.idle_udp_s);
+  reader.finish();
+}
+
+// ---- [[service.backend]] ----------------------------------------------------------------------------------
+
+void read_backends(TableReader& service, const std::vector<const toml::table*>& tables,
+                   ServiceConfig& config) {
+  FirstUse<std::string> names;
+  FirstUse<IpAddress> addresses;
+  for (const toml::table* table : tables) {
+    TableReader reader(*table, describe("backend", *table), service.sink(), &service);
+    BackendConfig backend;
+    backend.name = read_name(reader, "backend", names);
+    if (const auto address = read_unicast(reader, "address")) {
+      backend.address = *address;
+      if (const uint32_t line = addresses.add(*address, reader.where("address")); line != 0) {
+        reader.sink().error(reader.where("address"), "address " + address->text() + " is used twice in " +
+                                                         service.what() + first_line(line));
+      } else if (*address == config.vip) {
+        reader.reject("address", "the backend's own address, not the VIP");
+      }
+    }
+    set_if(backend.weight, reader.integer("weight", 0, limits::kWeightMax));
+    reader.finish();
+    config.backends.push_back(std::move(backend));
+  }
+}
+
+void check_backends(const TableReader& service, const ServiceConfig& config) {
+  const size_t count = config.backends.size();
+  if (count == 0) {
+    service.sink().error(service.where(), service.what() + " has no backend",
+                         "add [[service.backend]] behind it");
+    return;
+  }
+  if (count > limits::kBackendsPerServiceMax) {
+    service.sink().error(service.where(),
+                         service.what() + " has " + std::to_string(count) + " backends; at most " +
+                             std::to_string(limits::kBackendsPerServiceMax) + " are possible");
+  } else if (count * 100 > config.lookup_slots) {
+    const bool can_grow = config.lookup_slots < limits::kLookupSlotsLarge;
+    service.sink().warning(service.where(),
+                           service.what() + " has " + std::to_string(count) + " backends for a table of " +
+                               std::to_string(config.lookup_slots) +
+                               " slots; below 100 slots a backend their shares differ by more than 1 %",
+                           can_grow ? "table_size = " + std::to_string(limits::kLookupSlotsLarge) : "");
+  }
+  const bool has_weight = std::any_of(config.backends.begin(), config.backends.end(),
+                                      [](const BackendConfig& b) { return b.weight > 0; });
+  if (!has_weight) {
+    service.sink().warning(service.where(),
+                           "no backend of " + service.what() + " has weight: it takes no new flows");
+  }
+}
+
+// ---- [[service]] ------------------------------------------------------------------------------------------
+
+// VIP, port, protocol; true when the last two are right.
+bool read_vip(TableReader& reader, ServiceConfig& config, FileUses& uses) {
+  const auto vip = read_unicast(reader, "vip");
+  const auto port = reader.integer("port", 0, UINT16_MAX, Need::required);
+  const auto protocol = reader.choice<uint8_t>(
+      "protocol", {{"tcp", wire::kProtoTcp}, {"udp", wire::kProtoUdp}}, Need::required);
+  set_if(config.vip, vip);
+  set_if(config.port, port);
+  set_if(config.protocol, protocol);
+  if (!port || !protocol) return false;
+  if (!vip) return true;
+  if (const uint32_t line = uses.vips.add({config.vip, config.port, config.protocol}, reader.where("vip"));
+      line != 0) {
+    reader.sink().error(reader.where("vip"),
+                        config.vip.text() + " " + (config.protocol == wire::kProtoTcp ? "tcp" : "udp") +
+                            " port " + (config.port == 0 ? "0 (any)" : std::to_string(config.port)) +
+                            " is used twice" + first_line(line));
+  }
+  return true;
+}
+
+void read_options(TableReader& reader, ServiceConfig& config) {
+  set_if(config.forward,
+         reader.choice<Forward>("forward", {{"l2dsr", Forward::l2dsr}, {"ipip", Forward::ipip}},
+                                Need::required));
+  set_if(config.initially_up, reader.choice<bool>("initially", {{"up", true}, {"down", false}}));
+  if (const auto slots = reader.integer("table_size", INT64_MIN, INT64_MAX)) {
+    if (*slots == limits::kLookupSlotsDefault || *slots == limits::kLookupSlotsLarge) {
+      config.lookup_slots = static_cast<uint32_t>(*slots);
+    } else {
+      reader.reject("table_size", std::to_string(limits::kLookupSlotsDefault) + " or " +
+                                      std::to_string(limits::kLookupSlotsLarge));
+    }
+  }
+}
+
+ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const TableReader& root,
+                           FileUses& uses) {
+  TableReader reader(table, describe("service", table), sink, &root);
+  ServiceConfig config;
+  config.name = read_name(reader, "service", uses.names);
+  const bool port_is_known = read_vip(reader, config, uses);
+  read_options(reader, config);
+  // All keys are asked for before the tables inside are read: those suggest them.
+  const toml::table* health = reader.table("health");
+  const toml::table* idle_timeout = reader.table("idle_timeout");
+  const auto backends = reader.tables("backend", "[[service.backend]]");
+  if (health != nullptr) {
+    read_health(reader, *health, port_is_known, config);
+  } else if (!reader.has("health") && port_is_known) {
+    default_health(reader, config);
+  }
+  read_idle_timeout(reader, idle_timeout, config);
+  if (backends) {
+    read_backends(reader, *backends, config);
+    check_backends(reader, config);
+  }
+  reader.finish();
+  return config;
+}
+
+}  // namespace
+
+Config read_config(const toml::table& root, DiagnosticSink& sink) {
+  TableReader reader(root, "the file", sink);
+  Config config;
+  set_if(config.secret, reader.text("secret"));
+  if (config.secret.empty()) reader.reject("secret", "a text, the same on all balancers of a cluster");
+
+  const auto tables = reader.tables("service", "[[service]]");
+  FileUses uses;
+  for (const toml::table* table : tables.value_or(std::vector<const toml::table*>())) {
+    config.services.push_back(read_service(*table, sink, reader, uses));
+  }
+  reader.finish();
+
+  if (tables && tables->empty()) sink.error({}, "the file has no service", "add a [[service]]");
+  if (config.services.size() > limits::kServicesMax) {
+    sink.error({}, "the file has " + std::to_string(config.services.size()) + " services; at most " +
+                       std::to_string(limits::kServicesMax) + " are possible");
+  }
+  const size_t backends =
+      std::accumulate(config.services.begin(), config.services.end(), size_t{0},
+                      [](size_t sum, const ServiceConfig& service) { return sum + service.backends.size(); });
+  if (backends > limits::kBackendsMax) {
+    sink.error({}, "the file has " + std::to_string(backends) + " backends; at most " +
+                       std::to_string(limits::kBackendsMax) + " are possible");
+  }
+  return config;
+}
+
+}  // namespace sluice
