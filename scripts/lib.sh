@@ -1,0 +1,155 @@
+# Set-up shared by demo.sh and test.sh, for a Debian 12 machine. Sourced, not run.
+#
+# What it changes on the machine, and how that is undone by restore_machine (on_exit calls it):
+#   packages     missing ones are installed, and stay; their services are not started
+#   hugepages    2 MiB pages are reserved if too few are free; the old number is put back
+#   bpffs        /sys/fs/bpf is mounted if it is not; unmounted again
+# The old state is kept in files below $SLUICE_STATE, so that another call can undo what an earlier one set up and
+# left (demo.sh --keep, --stop), and so that a second set-up does not forget the first one's.
+
+REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+SLUICE_STATE=${SLUICE_STATE:-/run/sluice-setup}
+HUGEPAGES_FILE=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
+FREE_HUGEPAGES_FILE=/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages
+# One worker with its flow table, packet buffers and what DPDK keeps for itself.
+HUGEPAGES_WANTED=128
+
+BUILD_PACKAGES="bpftool clang-14 g++ libbenchmark-dev libboost1.81-dev libbpf-dev libclang-rt-14-dev libcli11-dev
+  libdpdk-dev libfmt-dev libgtest-dev libnl-3-dev libnl-route-3-dev librapidcheck-dev libspdlog-dev
+  libtomlplusplus-dev libxdp-dev libxxhash-dev libpcap0.8-dev librte-net-af-packet23 librte-net-af-xdp23
+  librte-net-null23 librte-net-pcap23 llvm-14 meson ninja-build nlohmann-json3-dev pkgconf"
+RUN_PACKAGES="curl ethtool iproute2 iputils-ping nginx procps python3 python3-pytest python3-scapy util-linux wrk"
+
+SECONDS_AT_START=$(date +%s.%N)
+
+step() { printf '[%6.1fs] %s\n' "$(awk -v a="$SECONDS_AT_START" -v b="$(date +%s.%N)" 'BEGIN { print b - a }')" "$*"; }
+note() { printf '          %s\n' "$*"; }
+die() {
+  # One line that says what is wrong, one with the command that mends it.
+  printf 'error: %s\n' "$1" >&2
+  [ $# -lt 2 ] || printf '  try: %s\n' "$2" >&2
+  exit 1
+}
+
+require_root() { [ "$(id -u)" = 0 ] || die "$1 needs root: it makes network namespaces and loads XDP programs" "sudo $1"; }
+
+# ---- Packages ---------------------------------------------------------------------------------------------------------
+
+missing_packages() {
+  local package
+  for package in "$@"; do
+    # Exactly "installed": a removed package with its configuration still there is not.
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package"
+  done
+}
+
+ensure_packages() {
+  local missing
+  # shellcheck disable=SC2046,SC2086 # lists of words
+  missing=$(missing_packages $BUILD_PACKAGES $RUN_PACKAGES)
+  if [ -z "$missing" ]; then
+    step "packages: all there"
+    return
+  fi
+  # shellcheck disable=SC2086
+  step "packages: installing" $missing
+  # Debian starts a service when its package comes in (nginx would take port 80 of this machine); this tells it not to.
+  local policy=/usr/sbin/policy-rc.d own_policy=no
+  if [ ! -e "$policy" ]; then
+    own_policy=yes
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+  fi
+  local log status=0
+  log=$(mktemp)
+  # shellcheck disable=SC2086
+  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing; } \
+    >"$log" 2>&1 </dev/null || status=$?
+  [ "$own_policy" = no ] || rm -f "$policy"
+  if [ "$status" != 0 ]; then
+    tail -n 5 "$log" >&2
+    rm -f "$log"
+    # shellcheck disable=SC2086
+    die "apt-get cannot install what is missing" "apt-get update && apt-get install$(printf ' %s' $missing)"
+  fi
+  rm -f "$log"
+}
+
+# ---- Hugepages and bpffs ----------------------------------------------------------------------------------------------
+
+remember() { # NAME VALUE: unless it is remembered already
+  mkdir -p "$SLUICE_STATE"
+  [ -e "$SLUICE_STATE/$1" ] || printf '%s\n' "$2" >"$SLUICE_STATE/$1"
+}
+
+# Sets SLUICE_NO_HUGE=1 when they cannot be had.
+ensure_hugepages() {
+  export SLUICE_NO_HUGE=
+  local free total
+  free=$(cat "$FREE_HUGEPAGES_FILE" 2>/dev/null || echo 0)
+  if [ "$free" -ge "$HUGEPAGES_WANTED" ]; then
+    step "hugepages: $free of 2 MiB are free"
+    return
+  fi
+  if [ -w "$HUGEPAGES_FILE" ]; then
+    total=$(cat "$HUGEPAGES_FILE")
+    remember hugepages "$total"
+    echo $((total + HUGEPAGES_WANTED - free)) >"$HUGEPAGES_FILE"
+    free=$(cat "$FREE_HUGEPAGES_FILE")
+  fi
+  if [ "$free" -ge "$HUGEPAGES_WANTED" ]; then
+    step "hugepages: reserved, $free of 2 MiB are free"
+  else
+    step "hugepages: only $free of $HUGEPAGES_WANTED could be had; going on with --no-huge (slower)"
+    SLUICE_NO_HUGE=1
+  fi
+}
+
+ensure_bpffs() {
+  if [ "$(stat -f -c %T /sys/fs/bpf 2>/dev/null)" = bpf_fs ]; then
+    step "bpffs: mounted"
+    return
+  fi
+  mount -t bpf bpf /sys/fs/bpf || die "cannot mount bpffs at /sys/fs/bpf" "mount -t bpf bpf /sys/fs/bpf"
+  remember bpffs mounted
+  step "bpffs: mounted at /sys/fs/bpf"
+}
+
+restore_machine() {
+  [ -d "$SLUICE_STATE" ] || return 0
+  if [ -e "$SLUICE_STATE/hugepages" ]; then
+    cat "$SLUICE_STATE/hugepages" >"$HUGEPAGES_FILE"
+  fi
+  if [ -e "$SLUICE_STATE/bpffs" ]; then
+    umount /sys/fs/bpf
+  fi
+  rm -rf "$SLUICE_STATE"
+}
+
+# ---- Building ---------------------------------------------------------------------------------------------------------
+
+# configure FOLDER MESON-OPTION...: creates build/FOLDER, or brings its options up to date.
+configure() {
+  local folder=$1 log
+  shift
+  mkdir -p "$REPOSITORY/build"
+  log=$REPOSITORY/build/meson-setup.log
+  if [ -e "$folder/build.ninja" ]; then
+    set -- --reconfigure "$@"
+  fi
+  if ! meson setup "$folder" "$REPOSITORY" "$@" >"$log" 2>&1; then
+    tail -n 15 "$log" >&2
+    die "meson cannot configure $folder" "rm -rf $folder   and again; the whole output is in $log"
+  fi
+}
+
+# compile FOLDER TARGET...: quiet, but for errors; without targets: everything.
+compile() {
+  local folder=$1 log
+  shift
+  log=$folder/compile.log
+  if ! ninja -C "$folder" "$@" >"$log" 2>&1; then
+    grep -E -m 20 -A 4 'error|FAILED' "$log" >&2 || tail -n 20 "$log" >&2
+    die "the build in $folder failed" "ninja -C $folder"
+  fi
+}
