@@ -81,7 +81,7 @@ Result<Instance> Instance::open(const Options& options) {
   Instance instance;
   instance.directory_ = options.directory;
   if (Result<Done> done = make_instance_directory(options.directory); !done) return done.error();
-  Result<InstanceLock> lock = InstanceLock::acquire(options.directory, "dataplane");
+  Result<InstanceLock> lock = InstanceLock::acquire(options.directory, kDataplaneLock);
   if (!lock) return lock.error();
   instance.lock_ = std::move(*lock);
   Result<Segment> stats = Segment::open_writer(options.directory, kStatsSegment, sizeof(StatsSegment));
