@@ -69,6 +69,7 @@ struct alignas(64) ServiceRecord {
   uint16_t idle_closing_s;  //   FIN or RST seen
   uint16_t idle_udp_s;
   IpAddress vip;
+  uint8_t reserved0[4];      // records are compared as bytes: no padding
   uint64_t lookup_checksum;  // maglev_checksum: equal on every balancer with the same members
   uint8_t reserved[8];
 };
