@@ -18,11 +18,11 @@ Named* find_named(std::vector<Named>& all, std::string_view name) {
 Backend carry_over(Backend old, const BackendConfig& config, const Service& service, bool counted_as_up) {
   if (config.weight != old.config.weight) old.weight_override.reset();
   if (config.address != old.config.address) {
-    old.health = Health::unknown;
-    old.health_since_ns = 0;
-    old.check_result.clear();
-    old.check_detail.clear();
-    old.next_hop = NextHop{};
+    Backend other_machine;
+    other_machine.id = old.id;
+    other_machine.admin = old.admin;
+    other_machine.weight_override = old.weight_override;
+    old = other_machine;
   } else if (counted_as_up && !service.counts_as_up(old)) {
     old.health = Health::up;
   }

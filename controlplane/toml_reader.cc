@@ -269,15 +269,23 @@ std::optional<std::vector<const toml::table*>> TableReader::tables(std::string_v
   std::vector<const toml::table*> all;
   const toml::node* found = node(key);
   if (found == nullptr) return all;
-  const toml::array* array = found->as_array();
-  const toml::node* fault = array == nullptr ? found : nullptr;
-  for (size_t i = 0; array != nullptr && i < array->size() && fault == nullptr; i++) {
-    all.push_back(array->get_as<toml::table>(i));
-    if (all.back() == nullptr) fault = array->get(i);
+  std::vector<const toml::node*> faults;
+  if (const toml::array* array = found->as_array()) {
+    for (const toml::node& element : *array) {
+      if (element.is_table()) {
+        all.push_back(element.as_table());
+      } else {
+        faults.push_back(&element);
+      }
+    }
+  } else {
+    faults.push_back(found);
   }
-  if (fault == nullptr) return all;
-  wrong_type(key, *fault, "an array of tables", "write each as " + std::string(header));
-  return std::nullopt;
+  for (const toml::node* fault : faults) {
+    wrong_type(key, *fault, "an array of tables", "write each as " + std::string(header));
+  }
+  if (all.empty() && !faults.empty()) return std::nullopt;
+  return all;
 }
 
 void TableReader::finish() {

@@ -68,7 +68,8 @@ class TableReader {
   // nullptr when absent
   const toml::table* table(std::string_view key);
   const toml::node* node(std::string_view key, Need need = Need::optional);
-  // Empty when absent, nothing when faulty. `header` is how one is written: "[[service]]".
+  // Empty when absent; what is not a table in it is left out; nothing when that was all. `header` is how one
+  // is written: "[[service]]".
   std::optional<std::vector<const toml::table*>> tables(std::string_view key, std::string_view header);
 
   bool has(std::string_view key) const { return table_.contains(key); }

@@ -1,0 +1,144 @@
+#include <map>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "controlplane/compile.h"
+#include "controlplane/published.h"
+
+namespace sluice {
+namespace {
+
+// What the current generation knows by name.
+struct PublishedNames {
+  std::unordered_map<std::string, ServiceId> services;
+  std::unordered_map<std::string, BackendId> backends;  // "service/backend"; neither name holds a slash
+
+  explicit PublishedNames(const TablesView& current) {
+    for_each_service_cold(current, [&](ServiceId id, const ServiceCold& cold) {
+      if (cold.name[0] != '\0') services.emplace(cold.name, id);
+    });
+    for_each_backend_cold(current, [&](BackendId id, const BackendCold& cold) {
+      if (cold.name[0] == '\0') return;
+      backends.emplace(std::string(current.service_cold(cold.service).name) + "/" + cold.name, id);
+    });
+  }
+};
+
+// Ids that may be handed out, lowest first.
+class FreeIds {
+ public:
+  explicit FreeIds(uint32_t ids_max) : taken_(ids_max, false) {}
+  void take(uint32_t id) { taken_[id] = true; }
+  // ids_max: there is none.
+  uint32_t next() {
+    while (next_ < taken_.size() && taken_[next_])
+      next_++;
+    return next_ < taken_.size() ? next_++ : next_;
+  }
+
+ private:
+  std::vector<bool> taken_;
+  uint32_t next_ = 0;
+};
+
+FreeIds free_services(const Model& model, const TablesView& current) {
+  FreeIds free(limits::kServicesMax);
+  for_each_service_cold(current, [&](ServiceId id, const ServiceCold& cold) {
+    if (cold.name[0] != '\0') free.take(index(id));
+  });
+  for (const Service& service : model.services) {
+    if (service.id != kNoService) free.take(index(service.id));
+  }
+  return free;
+}
+
+FreeIds free_backends(const Model& model, const TablesView& current, uint64_t now_ns, uint32_t& quarantined) {
+  FreeIds free(limits::kBackendsMax);
+  for_each_backend_cold(current, [&](BackendId id, const BackendCold& cold) {
+    const bool in_quarantine =
+        cold.name[0] == '\0' && cold.removed_ns != 0 && now_ns < cold.removed_ns + kQuarantineNs;
+    if (cold.name[0] != '\0' || in_quarantine) free.take(index(id));
+    if (in_quarantine) quarantined++;
+  });
+  for (const Service& service : model.services) {
+    for (const Backend& backend : service.backends) {
+      if (backend.id != kUnassignedBackend) free.take(index(backend.id));
+    }
+  }
+  return free;
+}
+
+NextHop next_hop_of(const BackendRecord& record) {
+  NextHop hop;
+  hop.resolved = (record.flags & BackendRecord::kResolved) != 0;
+  hop.mtu_bytes = record.mtu_bytes;
+  hop.port = record.port;
+  std::copy(std::begin(record.destination_mac), std::end(record.destination_mac), hop.mac.bytes.begin());
+  std::copy(std::begin(record.source_mac), std::end(record.source_mac), hop.source_mac.bytes.begin());
+  hop.source = record.outer_source;
+  return hop;
+}
+
+void restore(Backend& backend, BackendId id, const TablesView& current) {
+  const BackendCold& cold = current.backend_cold(id);
+  const BackendRecord& record = current.backend(id);
+  backend.id = id;
+  backend.admin = cold.admin;
+  if (cold.weight_override != kNoOverride && cold.weight_configured == backend.config.weight) {
+    backend.weight_override = cold.weight_override;
+  }
+  if (record.outer_destination != backend.config.address) return;
+  backend.health = cold.health;
+  if ((record.flags & BackendRecord::kResolved) != 0) backend.next_hop = next_hop_of(record);
+}
+
+void restore_by_name(Model& model, const TablesView& current) {
+  const PublishedNames published(current);
+  for (Service& service : model.services) {
+    if (service.id == kNoService) {
+      const auto known = published.services.find(service.config.name);
+      if (known == published.services.end()) continue;
+      service.id = known->second;
+    }
+    for (Backend& backend : service.backends) {
+      if (backend.id != kUnassignedBackend) continue;
+      const auto known = published.backends.find(service.config.name + "/" + backend.config.name);
+      if (known != published.backends.end()) restore(backend, known->second, current);
+    }
+  }
+}
+
+}  // namespace
+
+Result<Done> assign_ids(Model& model, const TablesView& current, uint64_t now_ns) {
+  Model assigned = model;
+  restore_by_name(assigned, current);
+
+  uint32_t quarantined = 0;
+  FreeIds services = free_services(assigned, current);
+  FreeIds backends = free_backends(assigned, current, now_ns, quarantined);
+  for (Service& service : assigned.services) {
+    if (service.id == kNoService) service.id = ServiceId{services.next()};
+    if (index(service.id) == limits::kServicesMax) {
+      return Error{"no room for service '" + service.config.name +
+                       "': " + std::to_string(limits::kServicesMax) + " services are in use",
+                   "take services out of the configuration, then: sluice reload"};
+    }
+    for (Backend& backend : service.backends) {
+      if (backend.id == kUnassignedBackend) backend.id = BackendId{backends.next()};
+      if (index(backend.id) == limits::kBackendsMax) {
+        return Error{"no room for backend '" + service.config.name + "/" + backend.config.name + "': all " +
+                         std::to_string(limits::kBackendsMax) + " are in use, " +
+                         std::to_string(quarantined) + " of them by flows of backends removed in the last " +
+                         std::to_string(kQuarantineNs / 60'000'000'000) + " minutes",
+                     "take backends out of the configuration, or wait, then: sluice reload"};
+      }
+    }
+  }
+  model = std::move(assigned);
+  return Done{};
+}
+
+}  // namespace sluice
