@@ -76,12 +76,15 @@ std::string lcore_map(const Cores& cores) {
 
 Result<Done> start_eal(const Options& options, const Cores& cores,
                        const std::vector<std::string>& port_arguments) {
-  // --in-memory: no files of the EAL's own outlive us, and several instances need no names to tell them
-  // apart.
-  std::vector<std::string> arguments = {
-      "sluice-dataplane", "--lcores",       lcore_map(cores),     "--main-lcore", "0",
-      "--in-memory",      "--no-telemetry", "--log-level=warning"};
-  if (options.no_huge) arguments.insert(arguments.end(), {"--no-huge", "-m", "512"});
+  // No files of the EAL's own outlive us, so that several instances need no names to tell them apart.
+  std::vector<std::string> arguments = {"sluice-dataplane", "--lcores", lcore_map(cores),
+                                        "--main-lcore",     "0",        "--no-telemetry",
+                                        "--log-level=error"};
+  if (options.no_huge) {
+    arguments.insert(arguments.end(), {"--no-huge", "-m", "512", "--no-shconf"});
+  } else {
+    arguments.push_back("--in-memory");
+  }
   arguments.insert(arguments.end(), port_arguments.begin(), port_arguments.end());
   arguments.insert(arguments.end(), options.eal_options.begin(), options.eal_options.end());
   std::vector<char*> argv;
