@@ -92,6 +92,7 @@ void answer6(Packet& packet, uint32_t fits_bytes) {
 
 bool may_answer_too_big(const Packet& packet) {
   const uint8_t* ip = packet.data + kEthernetBytes;
+  if ((packet.data[0] & 1) != 0) return false;  // to many stations, each of which would answer
   // An answer quotes at most the first kAnswerBytesMax6 bytes; all of them must be in one piece.
   if (packet.contiguous_bytes < kEthernetBytes + std::min(packet.ip_bytes, kAnswerBytesMax6)) return false;
   if (packet.family == Family::v6) {
