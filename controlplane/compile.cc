@@ -43,6 +43,7 @@ uint16_t constant_outer_sum(const IpAddress& source, const IpAddress& destinatio
 BackendRecord backend_record(const Service& service, const Backend& backend) {
   const NextHop& hop = backend.next_hop;
   BackendRecord record{};
+  record.flags = BackendRecord::kConfigured;
   if (service.keeps_flows(backend)) record.flags |= BackendRecord::kAlive;
   if (hop.resolved) record.flags |= BackendRecord::kResolved;
   record.outer_family = backend.config.address.family();
