@@ -18,7 +18,6 @@ MTU: the fabric's links carry 1540 bytes, so a client's 1500-byte packet fits wi
 40 over IPv6): what an operator does. With `fabric_mtu=1500` the balancer has to ask clients for smaller packets.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -176,23 +175,6 @@ class Fabric(Lab):
         path = self.folder / name / "access.log"
         requests = [Request(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [request for request in requests if request.server in VIPS4 + VIPS6]
-
-    # ---- State, for `demo.sh --keep` and `--stop` ----------------------------------------------------------------------
-
-    def save_state(self, path, **more):
-        Path(path).write_text(json.dumps({
-            "name": self.name, "folder": str(self.folder), "namespaces": [host.netns for host in self.hosts.values()],
-            # A PID alone may be somebody else's by then; with its start time it is the process.
-            "processes": [[process.pid, process_start_ticks(process.pid), process.name]
-                          for process in self.processes if process.running()], **more}))
-
-
-def process_start_ticks(pid):
-    """Field 22 of /proc/PID/stat; None if there is no such process."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
-    except FileNotFoundError:
-        return None
 
 
 class Request:

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -132,6 +133,8 @@ class Lab:
         self._cleanups = []
         self._closed = False
         atexit.register(self.close)
+        # The default action would end the program without its cleanup.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     def __enter__(self):
         return self
@@ -173,6 +176,31 @@ class Lab:
             process.stop(timeout_s=5.0)
         for action in reversed(self._cleanups):
             action()
-        for host in self.hosts.values():
-            run(["ip", "netns", "del", host.netns], check=False)
+        remove_namespaces(self.name)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def namespaces(lab_name):
+    names = run(["ip", "-o", "netns", "list"]).stdout.splitlines()
+    return [line.split()[0] for line in names if line.startswith(f"{lab_name}-")]
+
+
+def remove_namespaces(lab_name):
+    """Of this lab, also one whose program is gone; ends what runs in them, and only that."""
+    found = namespaces(lab_name)
+    pids = [int(pid) for netns in found for pid in run(["ip", "netns", "pids", netns]).stdout.split()]
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+    deadline = time.monotonic() + 5.0
+    for pid in pids:
+        while Path(f"/proc/{pid}/status").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    for netns in found:
+        run(["ip", "netns", "del", netns], check=False)
