@@ -52,6 +52,7 @@ Result<Done> Instance::open_flows(const Options& options) {
     header.bucket_bits = bits;
     header.tables_incarnation = 0;
   }
+  keep_or_forget_flows();
   return Done{};
 }
 
@@ -87,8 +88,6 @@ Result<Instance> Instance::open(const Options& options) {
   Result<Segment> stats = Segment::open_writer(options.directory, kStatsSegment, sizeof(StatsSegment));
   if (!stats) return stats.error();
   instance.stats_ = std::move(*stats);
-  if (Result<Done> done = instance.open_flows(options); !done) return done.error();
-  instance.keep_or_forget_flows();
   return instance;
 }
 

@@ -35,7 +35,6 @@ class Instance {
   void leave();
 
  private:
-  Result<Done> open_flows(const Options& options);
   void keep_or_forget_flows();
   void forget_flows();
 

@@ -47,6 +47,12 @@ Result<std::string> complete(std::string devargs, const Options& options) {
   }
   if (is_driver(devargs, "net_af_packet")) warn_af_packet(interface);
   if (!is_driver(devargs, "net_af_xdp")) return devargs;
+  if (const uint32_t queues = channel_count(interface); queues < options.workers) {
+    return Error{interface + " has " + std::to_string(queues) + " queue" + (queues == 1 ? "" : "s") + ", " +
+                     std::to_string(options.workers) + " workers need one each",
+                 "--workers " + std::to_string(queues) + ", or: ethtool -L " + interface + " combined " +
+                     std::to_string(options.workers)};
+  }
   if (Result<Done> done = clear_stale_program(interface); !done) return done.error();
   if (devargs.find("xdp_prog=") == std::string::npos) {
     if (!std::ifstream(options.steer_program)) {

@@ -154,9 +154,11 @@ int run(const Options& options) {
   if (!arguments) return fail(arguments.error());
   if (Result<Done> done = start_eal(options, *cores, *arguments); !done) return fail(done.error());
   std::vector<PortInfo> ports;
-  if (Result<Done> done = start_ports(options.workers, options, ports); !done) {
+  Result<Done> started = start_ports(options.workers, options, ports);
+  if (started) started = instance->open_flows(options);
+  if (!started) {
     stop_ports();
-    return fail(done.error());
+    return fail(started.error());
   }
 
   instance->announce(ports, options, rte_get_tsc_hz());

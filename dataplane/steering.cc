@@ -3,9 +3,12 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <linux/ethtool.h>
 #include <linux/magic.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -74,6 +77,18 @@ Result<Done> clear_stale_program(const std::string& interface) {
                         "ip link set dev " + interface + " xdp off");
   }
   return Done{};
+}
+
+uint32_t channel_count(const std::string& interface) {
+  const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  ethtool_channels channels{};
+  channels.cmd = ETHTOOL_GCHANNELS;
+  ifreq request{};
+  std::strncpy(request.ifr_name, interface.c_str(), IFNAMSIZ - 1);
+  request.ifr_data = reinterpret_cast<char*>(&channels);
+  const bool known = fd >= 0 && ioctl(fd, SIOCETHTOOL, &request) == 0 && channels.combined_count > 0;
+  if (fd >= 0) close(fd);
+  return known ? channels.combined_count : 1;
 }
 
 bool kernel_has_af_xdp() {

@@ -18,6 +18,9 @@ Result<Done> use_instance_bpffs(const std::string& instance_directory);
 // Takes a steering program off the interface that a killed predecessor left; refuses to touch anybody else's.
 Result<Done> clear_stale_program(const std::string& interface);
 
+// Queues that net_af_xdp may use on the interface: its combined channels, 1 if it has no such thing (veth).
+uint32_t channel_count(const std::string& interface);
+
 // Does this kernel have AF_XDP at all?
 bool kernel_has_af_xdp();
 
