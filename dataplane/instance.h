@@ -15,9 +15,11 @@ namespace sluice {
 
 class Instance {
  public:
-  // Takes the instance's lock, and opens or takes over `stats` and `flows`. Says on stderr what became of the
-  // flows.
+  // Takes the instance's lock, and opens or takes over `stats`.
   static Result<Instance> open(const Options& options);
+  // Opens or takes over `flows`, and attaches the tables if there are any. Says on stderr what became of the
+  // flows. Only once the ports run: a start that fails must not cost a flow.
+  Result<Done> open_flows(const Options& options);
 
   StatsSegment& stats() { return stats_.as<StatsSegment>(); }
   std::byte* flows_base() { return flows_.base(); }
