@@ -134,7 +134,13 @@ void DiagnosticSink::warning(Position where, std::string message, std::string su
 }
 
 void DiagnosticSink::syntax_error(Position where, std::string message) {
-  errors_.push_back(make(Diagnostic::Kind::syntax, where, std::move(message), ""));
+  Diagnostic fault = make(Diagnostic::Kind::syntax, where, std::move(message), "");
+  // The fault may be that this is no UTF-8, which no terminal or JSON reader wants: one '?' for each
+  // character.
+  std::erase_if(fault.source_line, [](char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; });
+  std::replace_if(
+      fault.source_line.begin(), fault.source_line.end(), [](char c) { return (c & 0x80) != 0; }, '?');
+  errors_.push_back(std::move(fault));
 }
 
 namespace {
