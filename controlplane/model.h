@@ -43,8 +43,9 @@ struct Backend {
   std::optional<uint32_t> weight_override;  // by `sluice backend weight`
   NextHop next_hop;
   std::string
-      check_result;  // HAProxy's codes: L4OK L4TOUT L4CON L7OK L7STS L7TOUT; "" before the first check
+      check_result;  // HAProxy's codes: L4OK L4TOUT L4CON L7OK L7STS L7RSP L7TOUT; "" before the first check
   std::string check_detail;      // "Connection refused", "HTTP status 503"
+  uint64_t check_duration_us = 0;
   uint64_t health_since_ns = 0;  // CLOCK_MONOTONIC of the last change of health
 
   uint32_t weight() const { return weight_override.value_or(config.weight); }

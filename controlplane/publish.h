@@ -45,6 +45,7 @@ class Publisher {
 
   const std::byte* base() const { return segment_.base(); }
   SegmentHeader& header() { return segment_.header(); }
+  const SegmentHeader& header() const { return segment_.header(); }
   // What is published; empty before the first commit.
   TablesView current() const { return TablesView::acquire(segment_.base()); }
 

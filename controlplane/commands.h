@@ -1,0 +1,26 @@
+// What each request on the control socket does (protocol.h says how they travel). The response of a command
+// that changes something comes when every worker has acknowledged the new generation, or says who has not.
+//
+//   cmd               arguments                        response, besides v and ok
+//   show.services                                      services: [...]           (report.h)
+//   show.backends     [service]                        backends: [...]
+//   show.dataplane                                     ...
+//   backend.admin     service backend admin            generation changed workers acknowledged ack_us note
+//   backend.weight    service backend weight           the same; the override lasts until the file's weight
+//   changes reload                                             the same, warnings: [text]; errors are error
+//   and diagnostics explain           protocol client vip              (explain.h)
+#pragma once
+
+#include <cstdint>
+
+#include <nlohmann/json.hpp>
+
+#include "controlplane/daemon.h"
+#include "controlplane/protocol.h"
+
+namespace sluice {
+
+void handle_command(Daemon& daemon, const nlohmann::json& request, uint64_t received_ns,
+                    const ProtocolServer::Reply& reply);
+
+}  // namespace sluice

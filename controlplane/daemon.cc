@@ -1,0 +1,339 @@
+#include "controlplane/daemon.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include <spdlog/spdlog.h>
+
+#include "controlplane/commands.h"
+#include "controlplane/compile.h"
+#include "controlplane/published.h"
+
+namespace sluice {
+namespace {
+
+constexpr std::chrono::milliseconds kTick{100};
+
+Model model_of(const Config& config) {
+  Model model;
+  model.secret = config.secret;
+  for (const ServiceConfig& service_config : config.services) {
+    Service& service = model.services.emplace_back();
+    service.config = service_config;
+    for (const BackendConfig& backend_config : service_config.backends) {
+      service.backends.emplace_back().config = backend_config;
+    }
+  }
+  return model;
+}
+
+CheckTarget target_of(const Service& service, const Backend& backend) {
+  CheckTarget target;
+  target.address = backend.config.address;
+  target.config = service.config.health;
+  target.port = target.config.port != 0 ? target.config.port : service.config.port;
+  if (target.config.host.empty()) {
+    const std::string vip = service.config.vip.text();
+    target.config.host = service.config.vip.is_v4() ? vip : "[" + vip + "]";
+  }
+  return target;
+}
+
+// What the tables do not keep, or keep only once published: taken over from the same backend of the old
+// model.
+void carry_over(Backend& backend, const Backend& old) {
+  backend.next_hop = old.next_hop;
+  backend.health = old.health;
+  backend.health_since_ns = old.health_since_ns;
+  backend.check_result = old.check_result;
+  backend.check_detail = old.check_detail;
+  backend.check_duration_us = old.check_duration_us;
+}
+
+// Another address is another server: nothing that was seen of the old one holds for it.
+void start_afresh(Backend& backend) {
+  backend.health = Health::unknown;
+  backend.health_since_ns = monotonic_ns();
+  backend.check_result.clear();
+  backend.check_detail.clear();
+  backend.check_duration_us = 0;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Daemon>> Daemon::start(boost::asio::io_context& io, const DaemonOptions& options,
+                                              const Config& config) {
+  Result<Publisher> publisher = Publisher::open(options.directory);
+  if (!publisher) return publisher.error();
+  std::unique_ptr<Daemon> daemon(new Daemon(io, options, std::move(*publisher)));
+  if (const Result<Done> begun = daemon->begin(config); !begun) return begun.error();
+  return daemon;
+}
+
+Daemon::Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publisher publisher)
+    : io_(io),
+      options_(options),
+      started_ns_(monotonic_ns()),
+      publisher_(std::move(publisher)),
+      dataplane_(options.directory),
+      signals_(io, SIGTERM, SIGINT, SIGHUP),
+      tick_(io) {
+  rollout_ = std::make_unique<Rollout>(io, model_, publisher_, dataplane_, [this] { on_settled(); });
+  checker_ = std::make_unique<HealthChecker>(
+      io, options.checks_at_a_time,
+      [this](BackendId id, const CheckResult& result, Health health) { on_check(id, result, health); });
+}
+
+Daemon::~Daemon() {
+  // An orderly end. The tables stay: somebody may be forwarding by them.
+  publisher_.header().writer_pid.store(0, std::memory_order_relaxed);
+}
+
+Result<Done> Daemon::begin(const Config& config) {
+  Result<std::unique_ptr<Neighbours>> neighbours = Neighbours::open(io_, [this] { copy_next_hops(); });
+  if (!neighbours) return neighbours.error();
+  neighbours_ = std::move(*neighbours);
+  Result<SteerMap> steer = SteerMap::open(options_.directory);
+  if (steer) {
+    steer_ = std::move(*steer);
+  } else {
+    steering_fault_ = steer.error().text();
+    spdlog::warn("no steering of kernel-owned NICs (others need none): {}", steering_fault_);
+  }
+  dataplane_.refresh();
+  tick();
+
+  remember_published_next_hops();
+  const Result<Change> adopted = adopt(model_of(config));
+  if (!adopted) return adopted.error();
+
+  Result<std::unique_ptr<ProtocolServer>> server = ProtocolServer::listen(
+      io_, socket_path(options_.directory),
+      [this](const nlohmann::json& request, uint64_t received_ns, const ProtocolServer::Reply& reply) {
+        handle_command(*this, request, received_ns, reply);
+      });
+  if (!server) return server.error();
+  server_ = std::move(*server);
+  wait_for_signals();
+  spdlog::info("sluiced " SLUICE_VERSION " runs instance {}: {} services, generation {}", options_.directory,
+               model_.services.size(), adopted->generation);
+  return Done{};
+}
+
+// The kernel may have forgotten neighbours while nobody asked for them; the data plane still forwards to
+// these.
+void Daemon::remember_published_next_hops() {
+  const TablesView tables = publisher_.current();
+  for_each_backend_cold(tables, [&](BackendId id, const BackendCold&) {
+    const BackendRecord& record = tables.backend(id);
+    if ((record.flags & BackendRecord::kResolved) == 0) return;
+    MacAddress mac;
+    std::memcpy(mac.bytes.data(), record.destination_mac, mac.bytes.size());
+    neighbours_->remember(record.outer_destination, mac);
+  });
+}
+
+Result<Daemon::Change> Daemon::adopt(Model next) {
+  const TablesView current = publisher_.current();
+  const uint64_t number_before = current ? current.generation().number : 0;
+  if (const Result<Done> assigned = assign_ids(next, current, monotonic_ns()); !assigned)
+    return assigned.error();
+  for (Service& service : next.services) {
+    for (Backend& backend : service.backends) {
+      const Backend* old = model_.find_backend(service.config.name, backend.config.name);
+      if (old != nullptr) carry_over(backend, *old);
+      if (old != nullptr && old->config.address != backend.config.address) start_afresh(backend);
+      if (backend.health_since_ns == 0) backend.health_since_ns = monotonic_ns();
+    }
+  }
+  std::swap(model_, next);
+  follow_model();
+  const Result<Compiled> published = rollout_->publish();
+  if (!published) {
+    std::swap(model_, next);
+    follow_model();
+    return published.error();
+  }
+  for (const Service& service : model_.services) {
+    for (const Backend& backend : service.backends)
+      follow_checks(service, backend);
+  }
+  return Change{published->generation != number_before, published->generation};
+}
+
+void Daemon::follow_model() {
+  auto obsolete = std::exchange(positions_, {});
+  std::vector<IpAddress> addresses;
+  for (size_t s = 0; s < model_.services.size(); s++) {
+    for (size_t b = 0; b < model_.services[s].backends.size(); b++) {
+      const Backend& backend = model_.services[s].backends[b];
+      positions_[index(backend.id)] = {s, b};
+      obsolete.erase(index(backend.id));
+      addresses.push_back(backend.config.address);
+    }
+  }
+  for (const auto& [id, position] : obsolete)
+    checker_->forget(BackendId{id});
+  neighbours_->set_addresses(addresses);
+  for (Service& service : model_.services) {
+    for (Backend& backend : service.backends)
+      backend.next_hop = neighbours_->next_hop(backend.config.address);
+  }
+}
+
+void Daemon::copy_next_hops() {
+  bool changed = false;
+  for (Service& service : model_.services) {
+    for (Backend& backend : service.backends) {
+      const NextHop& hop = neighbours_->next_hop(backend.config.address);
+      if (hop == backend.next_hop) continue;
+      if (hop.resolved && hop.mac != backend.next_hop.mac) {
+        spdlog::info("{}/{} is reached at {}", service.config.name, backend.config.name, hop.mac.text());
+      } else if (!hop.resolved) {
+        spdlog::warn("{}/{} cannot be reached: {}", service.config.name, backend.config.name, hop.why_not);
+      }
+      backend.next_hop = hop;
+      changed = true;
+    }
+  }
+  if (changed) rollout_->publish_soon();
+}
+
+// A backend in maintenance is left alone, and what was seen of it before says nothing about it after.
+void Daemon::follow_checks(const Service& service, const Backend& backend) {
+  if (backend.admin == Admin::maint || service.config.health.type == HealthConfig::Type::none) {
+    checker_->forget(backend.id);
+  } else {
+    checker_->watch(backend.id, target_of(service, backend), backend.health);
+  }
+}
+
+void Daemon::on_check(BackendId id, const CheckResult& result, Health health) {
+  const auto found = positions_.find(index(id));
+  if (found == positions_.end()) return;
+  Service& service = model_.services[found->second.first];
+  Backend& backend = service.backends[found->second.second];
+  if (result.code == CheckCode::none) {
+    spdlog::warn("{}/{} could not be checked: {}", service.config.name, backend.config.name, result.detail);
+    return;
+  }
+  backend.check_result = text(result.code);
+  backend.check_detail = result.detail;
+  backend.check_duration_us = result.duration_us;
+  if (backend.health == health) return;
+  backend.health = health;
+  backend.health_since_ns = monotonic_ns();
+  spdlog::log(health == Health::up ? spdlog::level::info : spdlog::level::warn,
+              "{}/{} is {}: {} {} ({:.1f} ms)", service.config.name, backend.config.name,
+              health == Health::up ? "up" : "down", backend.check_result, result.detail,
+              static_cast<double>(result.duration_us) / 1e3);
+  rollout_->publish_soon();
+}
+
+Result<Daemon::Change> Daemon::publish_edit(Backend& backend, Backend before) {
+  const TablesView current = publisher_.current();
+  const uint64_t number_before = current ? current.generation().number : 0;
+  const Result<Compiled> published = rollout_->publish();
+  if (!published) {
+    backend = std::move(before);
+    return published.error();
+  }
+  return Change{published->generation != number_before, published->generation};
+}
+
+Result<Daemon::Change> Daemon::set_admin(const std::string& service_name, const std::string& backend_name,
+                                         Admin admin) {
+  Service& service = *model_.find_service(service_name);
+  Backend& backend = *model_.find_backend(service_name, backend_name);
+  const Backend before = backend;
+  backend.admin = admin;
+  if (admin == Admin::maint && before.admin != Admin::maint) start_afresh(backend);
+  const Result<Change> change = publish_edit(backend, before);
+  follow_checks(service, backend);
+  return change;
+}
+
+Result<Daemon::Change> Daemon::set_weight(const std::string& service_name, const std::string& backend_name,
+                                          uint32_t weight) {
+  Backend& backend = *model_.find_backend(service_name, backend_name);
+  const Backend before = backend;
+  // The file's own weight is no override: a later change of the file takes effect.
+  backend.weight_override.reset();
+  if (weight != backend.config.weight) backend.weight_override = weight;
+  return publish_edit(backend, before);
+}
+
+Daemon::Reload Daemon::reload() {
+  Reload outcome;
+  ConfigResult loaded = load_config(options_.config_path);
+  outcome.errors = std::move(loaded.errors);
+  outcome.warnings = std::move(loaded.warnings);
+  for (const Diagnostic& warning : outcome.warnings)
+    spdlog::warn("{}", warning.text());
+  for (const Diagnostic& error : outcome.errors)
+    spdlog::error("{}", error.text());
+  if (!loaded.config) {
+    spdlog::error("{} not taken over, the old configuration stays", options_.config_path);
+    return outcome;
+  }
+  outcome.change = adopt(model_of(*loaded.config));
+  if (!outcome.change) {
+    spdlog::error("{} not taken over, the old configuration stays: {}", options_.config_path,
+                  outcome.change.error().text());
+  } else {
+    spdlog::info("{} read again: {} services, generation {}", options_.config_path, model_.services.size(),
+                 outcome.change->generation);
+  }
+  return outcome;
+}
+
+// Workers know the new services and have forgotten the removed ones: now steering may follow.
+void Daemon::on_settled() {
+  if (!steer_.is_open()) return;
+  const Result<Done> synced = steer_.sync(model_.services);
+  const std::string fault = synced ? "" : synced.error().text();
+  if (!fault.empty() && fault != steering_fault_) spdlog::error("{}", fault);
+  steering_fault_ = fault;
+}
+
+void Daemon::tick() {
+  publisher_.header().heartbeat_ns.store(monotonic_ns(), std::memory_order_relaxed);
+  dataplane_.refresh();
+  if (dataplane_.fault() != dataplane_fault_seen_) {
+    dataplane_fault_seen_ = dataplane_.fault();
+    if (!dataplane_fault_seen_.empty()) spdlog::warn("{}", dataplane_fault_seen_);
+  }
+  if (dataplane_.starts() != starts_seen_) {
+    starts_seen_ = dataplane_.starts();
+    std::vector<Neighbours::Port> ports;
+    if (starts_seen_ != 0) {
+      const StatsHeader& header = dataplane_.stats()->header;
+      for (uint32_t i = 0; i < std::min(header.ports_count, limits::kPortsMax); i++) {
+        ports.push_back({header.ports[i].ifindex, static_cast<uint16_t>(i)});
+      }
+    }
+    neighbours_->set_ports(std::move(ports));
+  }
+  tick_.expires_after(kTick);
+  tick_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) tick();
+  });
+}
+
+void Daemon::wait_for_signals() {
+  signals_.async_wait([this](const boost::system::error_code& error, int signal) {
+    if (error) return;
+    if (signal != SIGHUP) {
+      spdlog::info("ends on {}; the tables stay, the data plane keeps forwarding", strsignal(signal));
+      io_.stop();
+      return;
+    }
+    reload();
+    wait_for_signals();
+  });
+}
+
+}  // namespace sluice

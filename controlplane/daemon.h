@@ -1,0 +1,112 @@
+// sluiced at work: owns the model and everything that changes it, on one event loop.
+//
+// What can change the model: an operator (commands.h calls set_admin, set_weight, reload), a health check,
+// the kernel's routes and neighbours, a data plane that starts with other ports. Each ends in
+// Rollout::publish. Nothing here blocks on the network; a reload or a big command costs the loop some
+// milliseconds.
+//
+// Ending (stop, a signal, SIGKILL) leaves the tables as they are: the data plane goes on forwarding, and the
+// next sluiced takes over ids, admin states, weights and health from them.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "controlplane/config.h"
+#include "controlplane/dataplane_view.h"
+#include "controlplane/health.h"
+#include "controlplane/model.h"
+#include "controlplane/neighbours.h"
+#include "controlplane/protocol.h"
+#include "controlplane/publish.h"
+#include "controlplane/rollout.h"
+#include "controlplane/steer_map.h"
+#include "src/result.h"
+
+namespace sluice {
+
+struct DaemonOptions {
+  std::string config_path;
+  std::string directory;             // the instance's; the caller holds its lock
+  uint32_t checks_at_a_time = 1024;  // health checks running at once
+};
+
+class Daemon {
+ public:
+  // Everything up and running, or an Error: publishes the configuration, then begins to listen and to check.
+  static Result<std::unique_ptr<Daemon>> start(boost::asio::io_context& io, const DaemonOptions& options,
+                                               const Config& config);
+  ~Daemon();
+
+  const DaemonOptions& options() const { return options_; }
+  const Model& model() const { return model_; }
+  const Publisher& publisher() const { return publisher_; }
+  const DataplaneView& dataplane() const { return dataplane_; }
+  const SteerMap& steer_map() const { return steer_; }
+  const std::string& steering_fault() const { return steering_fault_; }  // why it is off; empty when it works
+  Rollout& rollout() { return *rollout_; }
+  uint64_t started_ns() const { return started_ns_; }
+
+  // A published change, or none because things were so already.
+  struct Change {
+    bool changed = false;
+    uint64_t generation = 0;
+  };
+  // `service` and `backend` must exist. On an Error nothing has changed.
+  [[nodiscard]] Result<Change> set_admin(const std::string& service, const std::string& backend, Admin admin);
+  [[nodiscard]] Result<Change> set_weight(const std::string& service, const std::string& backend,
+                                          uint32_t weight);
+
+  // Reads the configuration file again. With errors in it, or no room for it, the old configuration stays.
+  struct Reload {
+    std::vector<Diagnostic> errors;
+    std::vector<Diagnostic> warnings;
+    Result<Change> change = Change{};
+  };
+  Reload reload();
+
+ private:
+  Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publisher publisher);
+
+  [[nodiscard]] Result<Done> begin(const Config& config);
+  void remember_published_next_hops();
+  [[nodiscard]] Result<Change> adopt(Model next);
+  [[nodiscard]] Result<Change> publish_edit(Backend& backend, Backend before);
+  // Makes next hops, ids and checks follow the model after its set of backends changed.
+  void follow_model();
+  void copy_next_hops();
+  void follow_checks(const Service& service, const Backend& backend);
+  void on_check(BackendId id, const CheckResult& result, Health health);
+  void on_settled();
+  void tick();
+  void wait_for_signals();
+
+  boost::asio::io_context& io_;
+  const DaemonOptions options_;
+  const uint64_t started_ns_;
+  Model model_;
+  Publisher publisher_;
+  DataplaneView dataplane_;
+  std::unique_ptr<Rollout> rollout_;
+  std::unique_ptr<Neighbours> neighbours_;
+  std::unique_ptr<HealthChecker> checker_;
+  SteerMap steer_;
+  std::string steering_fault_;
+  std::unique_ptr<ProtocolServer> server_;
+  boost::asio::signal_set signals_;
+  boost::asio::steady_timer tick_;
+  uint64_t starts_seen_ = 0;
+  std::string dataplane_fault_seen_;
+  // Where a backend is in the model: {service, backend} positions. Rebuilt by follow_model.
+  std::unordered_map<uint32_t, std::pair<size_t, size_t>> positions_;
+};
+
+}  // namespace sluice

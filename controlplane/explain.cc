@@ -1,0 +1,245 @@
+#include "controlplane/explain.h"
+
+#include <charconv>
+#include <optional>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "controlplane/message.h"
+#include "controlplane/report.h"
+#include "src/flow_key.h"
+#include "src/flow_layout.h"
+#include "src/reason.h"
+#include "src/wire.h"
+
+namespace sluice {
+namespace {
+
+using nlohmann::json;
+
+struct Endpoint {
+  IpAddress address;
+  uint16_t port = 0;
+};
+
+std::optional<Endpoint> parse_endpoint(std::string_view text) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos) return std::nullopt;
+  std::string_view host = text.substr(0, colon);
+  const std::string_view port = text.substr(colon + 1);
+  const bool bracketed = host.size() > 2 && host.front() == '[' && host.back() == ']';
+  if (bracketed) host = host.substr(1, host.size() - 2);
+  const std::optional<IpAddress> address = IpAddress::parse(host);
+  // An IPv6 address without brackets leaves open where the port begins.
+  if (!address || (!bracketed && host.find(':') != std::string_view::npos)) return std::nullopt;
+  Endpoint endpoint{*address, 0};
+  const auto [end, fault] = std::from_chars(port.data(), port.data() + port.size(), endpoint.port);
+  if (fault != std::errc() || end != port.data() + port.size()) return std::nullopt;
+  return endpoint;
+}
+
+Error bad_endpoint(const char* which, std::string_view text) {
+  return {fmt::format("{} '{}' is not ADDRESS:PORT", which, text),
+          "write 192.0.2.1:4000 or [2001:db8::1]:4000"};
+}
+
+uint64_t hash_of(const FlowQuestion& q, const HashSecret& secret) {
+  if (q.vip.is_v4()) {
+    return flow_hash(FlowKey4{q.client.v4_network_order(), q.vip.v4_network_order(), net16(q.client_port),
+                              net16(q.vip_port), q.protocol},
+                     secret);
+  }
+  return flow_hash(FlowKey6{q.client.bytes, q.vip.bytes, net16(q.client_port), net16(q.vip_port), q.protocol},
+                   secret);
+}
+
+const char* text(FlowState state) {
+  switch (state) {
+    case FlowState::empty:
+      return "none";
+    case FlowState::syn:
+      return "syn";
+    case FlowState::midstream:
+      return "midstream";
+    case FlowState::udp_new:
+      return "udp_new";
+    case FlowState::established:
+      return "established";
+    case FlowState::closing:
+      return "closing";
+    case FlowState::udp:
+      return "udp";
+  }
+  return "?";
+}
+
+// The one place that looks into the flow tables: what a worker holds of this flow, if any does.
+std::optional<FlowSeen> tracked_flow(const Daemon& daemon, uint64_t hash) {
+  const Result<Segment> flows = Segment::open_reader(daemon.options().directory, kFlowsSegment);
+  if (!flows || flows->size() < sizeof(FlowsHeader)) return std::nullopt;
+  const auto& header = flows->as<const FlowsHeader>();
+  if (header.tables_incarnation != daemon.publisher().header().incarnation || header.bucket_bits >= 64 ||
+      flows->size() < flows_bytes(header.workers_count, header.bucket_bits)) {
+    return std::nullopt;
+  }
+  FlowSeen seen;
+  const auto now_s = static_cast<uint32_t>(monotonic_ns() / 1'000'000'000);
+  if (!find_flow(flows->base(), hash, now_s, seen)) return std::nullopt;
+  return seen;
+}
+
+// Collects the answer step by step.
+class Explanation {
+ public:
+  Explanation(const Daemon& daemon, const FlowQuestion& question)
+      : daemon_(daemon), question_(question), tables_(daemon.publisher().current()) {}
+
+  json run() {
+    out_ = ok_response();
+    out_["protocol"] = protocol_text(question_.protocol);
+    out_["client"] = fmt::format("{} port {}", question_.client.text(), question_.client_port);
+    out_["vip"] = fmt::format("{} port {}", question_.vip.text(), question_.vip_port);
+    out_["generation"] = tables_.generation().number;
+    out_["why"] = json::array();
+    const ServiceId id = tables_.find_service(question_.vip, net16(question_.vip_port), question_.protocol);
+    const Service* service = service_of(id);
+    if (service == nullptr) return end("pass", Reason::no_service);
+    out_["service"] = service->config.name;
+    out_["forward"] = sluice::text(service->config.forward);
+    say("service {} has this VIP, protocol and {}", service->config.name,
+        service->config.port == 0 ? "any port" : "port");
+
+    const uint64_t hash = hash_of(question_, tables_.generation().secret);
+    out_["hash"] = fmt::format("{:016x}", hash);
+    const std::optional<BackendId> kept = from_flow_table(id, hash);
+    const std::optional<BackendId> chosen = kept ? kept : from_lookup_table(*service, hash);
+    if (!chosen) return end("drop", Reason::no_backend);
+    return forward_to(*service, *chosen);
+  }
+
+ private:
+  template <typename... Args>
+  void say(fmt::format_string<Args...> format, Args&&... args) {
+    out_["why"].push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  json end(const char* verdict, Reason reason) {
+    out_["verdict"] = verdict;
+    out_["reason"] = info(reason).name;
+    say("{}: {}", info(reason).name, info(reason).text);
+    return out_;
+  }
+
+  const Service* service_of(ServiceId id) const {
+    for (const Service& service : daemon_.model().services) {
+      if (id != kNoService && service.id == id) return &service;
+    }
+    return nullptr;
+  }
+
+  const Backend* backend_of(const Service& service, BackendId id) const {
+    for (const Backend& backend : service.backends) {
+      if (backend.id == id) return &backend;
+    }
+    return nullptr;
+  }
+
+  // The backend that the flow stays with; nothing for a flow that is new or must be selected afresh.
+  std::optional<BackendId> from_flow_table(ServiceId service, uint64_t hash) {
+    const std::optional<FlowSeen> seen = tracked_flow(daemon_, hash);
+    if (!seen) {
+      say("no worker tracks this flow: it counts as new");
+      return std::nullopt;
+    }
+    const BackendRecord& record = tables_.backend(seen->backend);
+    const std::string name = tables_.backend_cold(seen->backend).name;
+    out_["flow"] = {
+        {"worker", seen->worker}, {"backend", name}, {"state", text(seen->state)}, {"idle_s", seen->idle_s}};
+    say("worker {} tracks this flow: {}, backend {}, last packet {} s ago", seen->worker, text(seen->state),
+        name, seen->idle_s);
+    if (record.service != service || (record.flags & BackendRecord::kAlive) == 0) {
+      say("{} has failed, is in maintenance or was removed: the flow is selected afresh",
+          name.empty() ? "it" : name);
+      return std::nullopt;
+    }
+    if (seen->idle_s > idle_timeout_s(tables_.service(service), seen->state)) {
+      say("its idle timeout has passed: the flow is selected afresh");
+      return std::nullopt;
+    }
+    if (seen->state == FlowState::closing) say("a SYN would be selected afresh: the flow is closing");
+    return seen->backend;
+  }
+
+  std::optional<BackendId> from_lookup_table(const Service& service, uint64_t hash) {
+    const ServiceRecord& record = tables_.service(service.id);
+    for (const Backend& backend : service.backends) {
+      const std::string why_not = why_no_new_flows(service, backend);
+      if (!why_not.empty()) say("{} takes no new flows: {}", backend.config.name, why_not);
+    }
+    if (record.lookup == 0) return std::nullopt;
+    const uint32_t slot = lookup_slot(hash, record.lookup_slots);
+    const BackendId id = tables_.select(record, hash);
+    out_["slot"] = slot;
+    out_["slots"] = record.lookup_slots;
+    say("slot {} of {} in the lookup table is {}'s", slot, record.lookup_slots,
+        tables_.backend_cold(id).name);
+    return id;
+  }
+
+  json forward_to(const Service& service, BackendId id) {
+    const BackendRecord& record = tables_.backend(id);
+    out_["backend"] = tables_.backend_cold(id).name;
+    if (const Backend* backend = backend_of(service, id)) {
+      out_["address"] = backend->config.address.text();
+      out_["next_hop"] = report_next_hop(backend->next_hop);
+      const std::string why_not = why_no_new_flows(service, *backend);
+      if (out_.contains("flow") && !why_not.empty()) {
+        say("{} keeps this flow but takes no new ones: {}", backend->config.name, why_not);
+      }
+    }
+    if ((record.flags & BackendRecord::kResolved) == 0) return end("drop", Reason::next_hop_unresolved);
+    MacAddress mac;
+    std::memcpy(mac.bytes.data(), record.destination_mac, mac.bytes.size());
+    say("sent by {} to {} on port {}", sluice::text(service.config.forward), mac.text(), record.port);
+    out_["verdict"] = "forward";
+    return out_;
+  }
+
+  const Daemon& daemon_;
+  const FlowQuestion& question_;
+  const TablesView tables_;
+  json out_;
+};
+
+}  // namespace
+
+Result<FlowQuestion> parse_flow_question(std::string_view protocol, std::string_view client,
+                                         std::string_view vip) {
+  FlowQuestion question;
+  if (protocol == "tcp") {
+    question.protocol = wire::kProtoTcp;
+  } else if (protocol == "udp") {
+    question.protocol = wire::kProtoUdp;
+  } else {
+    return Error{fmt::format("protocol '{}' is neither tcp nor udp", protocol), ""};
+  }
+  const std::optional<Endpoint> from = parse_endpoint(client);
+  const std::optional<Endpoint> to = parse_endpoint(vip);
+  if (!from) return bad_endpoint("the client", client);
+  if (!to) return bad_endpoint("the VIP", vip);
+  if (from->address.family() != to->address.family()) {
+    return Error{"client and VIP are of different IP versions: no packet can be from one to the other", ""};
+  }
+  question.client = from->address;
+  question.client_port = from->port;
+  question.vip = to->address;
+  question.vip_port = to->port;
+  return question;
+}
+
+json explain(const Daemon& daemon, const FlowQuestion& question) {
+  return Explanation(daemon, question).run();
+}
+
+}  // namespace sluice

@@ -1,0 +1,31 @@
+// `sluice explain`: what happens to a packet of this flow, and why; from the published tables and the flow
+// tables, by the same functions that the workers use. Sends nothing and changes nothing.
+#pragma once
+
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+#include "controlplane/daemon.h"
+#include "src/address.h"
+#include "src/result.h"
+
+namespace sluice {
+
+struct FlowQuestion {
+  uint8_t protocol = 0;
+  IpAddress client;
+  IpAddress vip;
+  uint16_t client_port = 0;
+  uint16_t vip_port = 0;
+};
+
+// "tcp" or "udp"; ADDRESS:PORT with IPv6 as [ADDRESS]:PORT.
+Result<FlowQuestion> parse_flow_question(std::string_view protocol, std::string_view client,
+                                         std::string_view vip);
+
+// verdict: "forward", "drop" or "pass" (to the host); reason: of src/reason.h, unless forwarded; why: the
+// steps in order, one sentence each; and the values on the way (hash, slot, backend, flow, next_hop).
+nlohmann::json explain(const Daemon& daemon, const FlowQuestion& question);
+
+}  // namespace sluice

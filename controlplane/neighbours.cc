@@ -1,0 +1,241 @@
+#include "controlplane/neighbours.h"
+
+#include <linux/neighbour.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <set>
+
+#include <spdlog/spdlog.h>
+
+namespace sluice {
+namespace {
+
+// States in which the kernel itself would send to the entry's MAC.
+constexpr uint16_t kUsable = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY;
+constexpr uint16_t kNeedsNoConfirming = NUD_PERMANENT | NUD_NOARP;
+
+NextHop unresolved(std::string why) {
+  NextHop hop;
+  hop.why_not = std::move(why);
+  return hop;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Neighbours>> Neighbours::open(boost::asio::io_context& io,
+                                                     std::function<void()> on_change) {
+  Result<Netlink> netlink = Netlink::open();
+  if (!netlink) return netlink.error();
+  std::unique_ptr<Neighbours> neighbours(new Neighbours(io, std::move(*netlink), std::move(on_change)));
+  neighbours->wait_for_events();
+  neighbours->refresh_later();
+  return neighbours;
+}
+
+Neighbours::Neighbours(boost::asio::io_context& io, Netlink netlink, std::function<void()> on_change)
+    : netlink_(std::move(netlink)),
+      on_change_(std::move(on_change)),
+      events_(io, dup(netlink_.events_fd())),
+      debounce_(io),
+      refresh_(io) {}
+
+void Neighbours::set_ports(std::vector<Port> ports) {
+  if (ports == ports_) return;
+  ports_ = std::move(ports);
+  look_soon(false);
+}
+
+void Neighbours::set_addresses(std::span<const IpAddress> addresses) {
+  const std::set<IpAddress> wanted(addresses.begin(), addresses.end());
+  std::erase_if(entries_, [&](const auto& item) { return !wanted.contains(item.first); });
+  bool grew = false;
+  for (const IpAddress& address : wanted) {
+    const auto [entry, is_new] = entries_.try_emplace(address);
+    if (!is_new) continue;
+    look_up_route(address, entry->second);
+    grew = true;
+  }
+  if (grew) look(false);
+}
+
+void Neighbours::remember(const IpAddress& address, const MacAddress& mac) {
+  remembered_[address] = mac;
+}
+
+const NextHop& Neighbours::next_hop(const IpAddress& address) const {
+  static const NextHop unknown = unresolved("not looked up yet");
+  const auto found = entries_.find(address);
+  return found == entries_.end() ? unknown : found->second.hop;
+}
+
+void Neighbours::wait_for_events() {
+  events_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                     [this](const boost::system::error_code& error) {
+                       if (error) return;
+                       const NetlinkEvents events = netlink_.read_events();
+                       // Noted at once: by the time of the look our own probing may have turned "failed" into
+                       // "being resolved".
+                       for (const Neighbour& failed : events.failed)
+                         failed_.insert({failed.ifindex, failed.address});
+                       if (events.routes || events.neighbours) look_soon(events.routes);
+                       wait_for_events();
+                     });
+}
+
+void Neighbours::look_soon(bool routes) {
+  routes_are_due_ |= routes;
+  if (look_is_due_) return;
+  look_is_due_ = true;
+  debounce_.expires_after(kDebounce);
+  debounce_.async_wait([this](const boost::system::error_code& error) {
+    if (error) return;
+    look_is_due_ = false;
+    if (look(std::exchange(routes_are_due_, false))) on_change_();
+  });
+}
+
+void Neighbours::refresh_later() {
+  refresh_.expires_after(kRetryPeriod);
+  refresh_.async_wait([this](const boost::system::error_code& error) {
+    if (error) return;
+    probe(std::chrono::steady_clock::now());
+    refresh_later();
+  });
+}
+
+void Neighbours::look_up_route(const IpAddress& address, Entry& entry) {
+  const Result<Route> route = netlink_.route_to(address);
+  entry.has_route = static_cast<bool>(route);
+  if (route) {
+    entry.route = *route;
+  } else {
+    entry.no_route = route.error().what;
+  }
+}
+
+bool Neighbours::look(bool routes) {
+  if (routes) {
+    for (auto& [address, entry] : entries_)
+      look_up_route(address, entry);
+  }
+  const Result<std::vector<Link>> links = netlink_.links();
+  const Result<std::vector<Neighbour>> neighbours = netlink_.neighbours();
+  if (!links || !neighbours) {
+    spdlog::warn("next hops stay as they were: {}", (links ? neighbours.error() : links.error()).text());
+    return false;
+  }
+  links_.clear();
+  for (const Link& link : *links)
+    links_[link.ifindex] = link;
+  kernel_.clear();
+  for (const Neighbour& neighbour : *neighbours) {
+    const Key key{neighbour.ifindex, neighbour.address};
+    kernel_[key] = neighbour;
+    if ((neighbour.state & NUD_FAILED) != 0) failed_.insert(key);
+    if ((neighbour.state & kUsable) != 0 && neighbour.mac.is_set()) known_[key] = neighbour.mac;
+  }
+
+  // A MAC learnt after the failure counts again; what a predecessor knew does not.
+  for (const Key& key : failed_) {
+    const auto now = kernel_.find(key);
+    if (now == kernel_.end() || (now->second.state & kUsable) == 0) known_.erase(key);
+  }
+
+  bool changed = false;
+  for (auto& [address, entry] : entries_) {
+    NextHop hop = resolve(address, entry);
+    if (hop == entry.hop) continue;
+    entry.hop = std::move(hop);
+    changed = true;
+  }
+  failed_.clear();
+  probe(std::chrono::steady_clock::now());
+  return changed;
+}
+
+NextHop Neighbours::resolve(const IpAddress& address, const Entry& entry) {
+  if (!entry.has_route) return unresolved(entry.no_route);
+  const Route& route = entry.route;
+  if (route.is_local) return unresolved("the address is this host's own; a backend must be another host");
+  const auto found = links_.find(route.ifindex);
+  if (found == links_.end()) return unresolved("the route's interface is gone");
+  const Link& link = found->second;
+  NextHop hop;
+  hop.ifindex = link.ifindex;
+  hop.mtu_bytes = route.mtu_bytes == 0 ? link.mtu_bytes : std::min(route.mtu_bytes, link.mtu_bytes);
+  hop.source_mac = link.mac;
+  hop.source = route.source;
+  if (!link.is_up) {
+    hop.why_not = "interface " + link.name + " is down";
+    return hop;
+  }
+  if (!link.is_ethernet) {
+    hop.why_not = "interface " + link.name + " is not an Ethernet";
+    return hop;
+  }
+  set_port(hop, link);
+  if (!hop.why_not.empty()) return hop;
+
+  const Key key{route.ifindex, route.next_hop};
+  const auto known = known_.find(key);
+  const bool failed = failed_.contains(key);
+  if (failed || known != known_.end()) remembered_.erase(address);
+  const auto remembered = remembered_.find(address);
+  if (known != known_.end()) {
+    hop.mac = known->second;
+  } else if (remembered != remembered_.end()) {
+    hop.mac = remembered->second;
+  } else {
+    const char* how = route.next_hop.is_v4() ? "ARP" : "neighbour discovery";
+    hop.why_not = route.next_hop.text() + (failed ? " does not answer " : " is being asked for by ") + how +
+                  " on " + link.name;
+    return hop;
+  }
+  hop.resolved = true;
+  return hop;
+}
+
+// The data plane's port that is this interface. A port that the kernel does not know (a capture file, a NIC
+// taken from the kernel) may stand behind any interface: the first such one is meant.
+void Neighbours::set_port(NextHop& hop, const Link& link) const {
+  if (ports_.empty()) return;
+  const auto same =
+      std::find_if(ports_.begin(), ports_.end(), [&](const Port& p) { return p.ifindex == link.ifindex; });
+  const auto unnamed =
+      std::find_if(ports_.begin(), ports_.end(), [](const Port& p) { return p.ifindex == 0; });
+  if (same != ports_.end()) {
+    hop.port = same->number;
+  } else if (unnamed != ports_.end()) {
+    hop.port = unnamed->number;
+  } else {
+    hop.why_not = "the route leaves by " + link.name + ", which is not a port of the data plane";
+  }
+}
+
+void Neighbours::probe(std::chrono::steady_clock::time_point now) {
+  std::map<Key, std::chrono::steady_clock::time_point> probed;
+  for (const auto& [address, entry] : entries_) {
+    const auto link = links_.find(entry.route.ifindex);
+    const bool can_be_asked = entry.has_route && !entry.route.is_local && link != links_.end() &&
+                              link->second.is_up && link->second.is_ethernet;
+    if (!can_be_asked) continue;
+    const Key key{entry.route.ifindex, entry.route.next_hop};
+    if (probed.contains(key)) continue;
+    const auto in_kernel = kernel_.find(key);
+    const bool usable = in_kernel != kernel_.end() && (in_kernel->second.state & kUsable) != 0;
+    if (usable && (in_kernel->second.state & kNeedsNoConfirming) != 0) continue;
+    const auto last = probed_.find(key);
+    const std::chrono::seconds period = usable ? kRefreshPeriod : kRetryPeriod;
+    if (last != probed_.end() && now - last->second < period) {
+      probed[key] = last->second;
+      continue;
+    }
+    probed[key] = now;
+    const Result<Done> asked = netlink_.use_neighbour(key.first, key.second);
+    if (!asked && !std::exchange(warned_of_probing_, true)) spdlog::warn("{}", asked.error().text());
+  }
+  probed_ = std::move(probed);
+}
+
+}  // namespace sluice

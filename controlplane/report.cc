@@ -1,0 +1,219 @@
+#include "controlplane/report.h"
+
+#include <net/if.h>
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "controlplane/message.h"
+#include "src/wire.h"
+
+namespace sluice {
+namespace {
+
+using nlohmann::json;
+
+double seconds_since(uint64_t then_ns) {
+  const uint64_t now_ns = monotonic_ns();
+  return static_cast<double>(now_ns - std::min(now_ns, then_ns)) / 1e9;
+}
+
+// Calls visit(WorkerStats) for every worker that ever ran: counters of earlier runs stay. The others have no
+// memory behind their counters, and reading must not make the kernel provide it.
+template <typename Visit>
+void for_each_worker(const Daemon& daemon, const Visit& visit) {
+  const StatsSegment* stats = daemon.dataplane().stats();
+  if (stats == nullptr) return;
+  for (const WorkerStats& worker : stats->workers) {
+    if (worker.active.get() != 0 || worker.loops.get() != 0) visit(worker);
+  }
+}
+
+// A counter never counts backwards for the reader, not even where id and segment do not belong together.
+uint64_t less_base(uint64_t sum, uint64_t base) {
+  return sum - std::min(sum, base);
+}
+
+void add_service_counters(const Daemon& daemon, const Service& service, json& out) {
+  uint64_t packets = 0, bytes = 0, flows = 0;
+  for_each_worker(daemon, [&](const WorkerStats& worker) {
+    const ServiceCounters& counters = worker.services[index(service.id)];
+    packets += counters.packets.get();
+    bytes += counters.bytes.get();
+    flows += counters.flows.get();
+  });
+  const ServiceCold& cold = daemon.publisher().current().service_cold(service.id);
+  out["packets"] = less_base(packets, cold.base_packets);
+  out["bytes"] = less_base(bytes, cold.base_bytes);
+  out["flows"] = less_base(flows, cold.base_flows);
+}
+
+void add_backend_counters(const Daemon& daemon, const Backend& backend, json& out) {
+  uint64_t packets = 0, bytes = 0, flows = 0, active = 0;
+  for_each_worker(daemon, [&](const WorkerStats& worker) {
+    const BackendCounters& counters = worker.backends[index(backend.id)];
+    packets += counters.packets.get();
+    bytes += counters.bytes.get();
+    flows += counters.flows.get();
+    active += counters.flows_active.get();
+  });
+  const BackendCold& cold = daemon.publisher().current().backend_cold(backend.id);
+  out["packets"] = less_base(packets, cold.base_packets);
+  out["bytes"] = less_base(bytes, cold.base_bytes);
+  out["flows"] = less_base(flows, cold.base_flows);
+  out["flows_active"] = active;
+}
+
+// Slots of the published lookup table by backend id.
+std::map<BackendId, uint32_t> slots_of(const TablesView& tables, ServiceId id) {
+  std::map<BackendId, uint32_t> slots;
+  const ServiceRecord& record = tables.service(id);
+  const std::span<const BackendId> members = tables.members(record);
+  std::vector<uint32_t> by_position(members.size());
+  for (const uint16_t position : tables.lookup(record))
+    by_position[position]++;
+  for (size_t i = 0; i < members.size(); i++)
+    slots[members[i]] = by_position[i];
+  return slots;
+}
+
+json report_backend(const Daemon& daemon, const Service& service, const Backend& backend, uint32_t slots,
+                    uint32_t slots_total) {
+  json out = {
+      {"service", service.config.name},
+      {"name", backend.config.name},
+      {"address", backend.config.address.text()},
+      {"admin", text(backend.admin)},
+      {"health", service.config.health.type == HealthConfig::Type::none ? "unchecked" : text(backend.health)},
+      {"health_since_s", seconds_since(backend.health_since_ns)},
+      {"check",
+       {{"result", backend.check_result},
+        {"detail", backend.check_detail},
+        {"duration_us", backend.check_duration_us}}},
+      {"weight", backend.weight()},
+      {"weight_configured", backend.config.weight},
+      {"slots", slots},
+      {"share_percent", slots_total == 0 ? 0.0 : 100.0 * slots / slots_total},
+      {"next_hop", report_next_hop(backend.next_hop)},
+      {"takes_new_flows", service.takes_new(backend)},
+      {"why_not", why_no_new_flows(service, backend)},
+  };
+  add_backend_counters(daemon, backend, out);
+  return out;
+}
+
+}  // namespace
+
+const char* text(Admin admin) {
+  switch (admin) {
+    case Admin::ready:
+      return "ready";
+    case Admin::drain:
+      return "drain";
+    case Admin::maint:
+      return "maint";
+  }
+  return "?";
+}
+
+const char* text(Health health) {
+  switch (health) {
+    case Health::unknown:
+      return "unknown";
+    case Health::up:
+      return "up";
+    case Health::down:
+      return "down";
+  }
+  return "?";
+}
+
+const char* text(Forward forward) {
+  switch (forward) {
+    case Forward::none:
+      return "none";
+    case Forward::l2dsr:
+      return "l2dsr";
+    case Forward::ipip:
+      return "ipip";
+  }
+  return "?";
+}
+
+const char* protocol_text(uint8_t protocol) {
+  return protocol == wire::kProtoUdp ? "udp" : "tcp";
+}
+
+std::string why_no_new_flows(const Service& service, const Backend& backend) {
+  if (backend.admin == Admin::drain) return "draining (admin): keeps its flows, takes no new ones";
+  if (backend.admin == Admin::maint) return "in maintenance (admin)";
+  if (!service.counts_as_up(backend)) {
+    if (backend.health == Health::unknown) return "not checked yet";
+    return fmt::format("down: {} {}", backend.check_result, backend.check_detail);
+  }
+  if (backend.weight() == 0) return "weight 0";
+  if (!backend.next_hop.resolved) return "next hop unresolved: " + backend.next_hop.why_not;
+  return "";
+}
+
+json report_next_hop(const NextHop& hop) {
+  char name[IF_NAMESIZE] = "";
+  if (hop.ifindex != 0) if_indextoname(hop.ifindex, name);
+  return {{"resolved", hop.resolved},
+          {"interface", name},
+          {"port", hop.port},
+          {"mac", hop.resolved ? hop.mac.text() : ""},
+          {"source", hop.source.is_set() ? hop.source.text() : ""},
+          {"mtu_bytes", hop.mtu_bytes},
+          {"why_not", hop.why_not}};
+}
+
+json report_services(const Daemon& daemon) {
+  json out = ok_response();
+  out["services"] = json::array();
+  const TablesView tables = daemon.publisher().current();
+  for (const Service& service : daemon.model().services) {
+    const ServiceConfig& config = service.config;
+    const auto count = [&](auto&& which) {
+      return std::count_if(service.backends.begin(), service.backends.end(), which);
+    };
+    const ServiceRecord& record = tables.service(service.id);
+    json entry = {
+        {"name", config.name},
+        {"vip", config.vip.text()},
+        {"port", config.port},
+        {"protocol", protocol_text(config.protocol)},
+        {"forward", text(config.forward)},
+        {"backends", service.backends.size()},
+        {"backends_up", count([&](const Backend& b) { return service.counts_as_up(b); })},
+        {"backends_active", count([&](const Backend& b) { return service.takes_new(b); })},
+        {"table_slots", config.lookup_slots},
+        {"table_checksum", record.lookup == 0 ? "" : fmt::format("{:016x}", record.lookup_checksum)},
+    };
+    add_service_counters(daemon, service, entry);
+    out["services"].push_back(std::move(entry));
+  }
+  return out;
+}
+
+json report_backends(const Daemon& daemon, const std::string& only_service) {
+  json out = ok_response();
+  out["backends"] = json::array();
+  const TablesView tables = daemon.publisher().current();
+  for (const Service& service : daemon.model().services) {
+    if (!only_service.empty() && service.config.name != only_service) continue;
+    const std::map<BackendId, uint32_t> slots = slots_of(tables, service.id);
+    const auto total = static_cast<uint32_t>(tables.lookup(tables.service(service.id)).size());
+    for (const Backend& backend : service.backends) {
+      const auto found = slots.find(backend.id);
+      out["backends"].push_back(
+          report_backend(daemon, service, backend, found == slots.end() ? 0 : found->second, total));
+    }
+  }
+  return out;
+}
+
+}  // namespace sluice

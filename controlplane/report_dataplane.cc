@@ -1,0 +1,150 @@
+// The part of controlplane/report.h that describes the data plane and the control plane themselves.
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "controlplane/message.h"
+#include "controlplane/report.h"
+#include "src/reason.h"
+
+namespace sluice {
+namespace {
+
+using nlohmann::json;
+
+double seconds_since(uint64_t then_ns) {
+  const uint64_t now_ns = monotonic_ns();
+  return static_cast<double>(now_ns - std::min(now_ns, then_ns)) / 1e9;
+}
+
+json report_control(const Daemon& daemon) {
+  const TablesView tables = daemon.publisher().current();
+  const Publisher::Memory memory = daemon.publisher().memory();
+  return {
+      {"pid", getpid()},
+      {"version", SLUICE_VERSION},
+      {"uptime_s", seconds_since(daemon.started_ns())},
+      {"config", daemon.options().config_path},
+      {"generation", tables.generation().number},
+      {"published_s", seconds_since(tables.generation().published_ns)},
+      {"services", tables.generation().services_count},
+      {"backends", tables.generation().backends_count},
+      {"memory",
+       {{"used_bytes", memory.used_bytes},
+        {"retired_bytes", memory.retired_bytes},
+        {"size_bytes", memory.size_bytes}}},
+      {"steering",
+       {{"on", daemon.steer_map().is_open()},
+        {"map", daemon.steer_map().path()},
+        {"keys", daemon.steer_map().keys()},
+        {"fault", daemon.steering_fault()}}},
+  };
+}
+
+json report_ports(const StatsHeader& header) {
+  json ports = json::array();
+  for (uint32_t i = 0; i < std::min(header.ports_count, limits::kPortsMax); i++) {
+    const PortInfo& port = header.ports[i];
+    const StatsHeader::PortCounters& counters = header.port_counters[i];
+    ports.push_back({{"port", i},
+                     {"name", port.name},
+                     {"interface", port.interface},
+                     {"driver", port.driver},
+                     {"mac", port.mac.text()},
+                     {"mtu_bytes", port.mtu_bytes},
+                     {"queues", port.queues},
+                     {"steered", port.steered != 0},
+                     {"kernel_sees_rest", port.kernel_sees_rest != 0},
+                     {"received", counters.received.get()},
+                     {"sent", counters.sent.get()},
+                     {"missed", counters.missed.get()}});
+  }
+  return ports;
+}
+
+// Adds up what all workers counted, so that the sum can be checked as a whole.
+struct Sum {
+  PacketSnapshot packets;
+  uint64_t passed = 0;
+  uint64_t dropped = 0;
+};
+
+json report_worker(const WorkerStats& worker, uint32_t number, uint64_t tables_incarnation, Sum& sum) {
+  const PacketSnapshot packets = snapshot(worker);
+  uint64_t passed = 0, dropped = 0;
+  for (size_t i = 0; i < kReasonCount; i++) {
+    (kReasons[i].kind == ReasonKind::pass ? passed : dropped) += packets.by_reason[i];
+    sum.packets.by_reason[i] += packets.by_reason[i];
+  }
+  sum.packets.received += packets.received;
+  sum.packets.forwarded += packets.forwarded;
+  sum.packets.answered += packets.answered;
+  sum.passed += passed;
+  sum.dropped += dropped;
+  const uint64_t busy = worker.busy_cycles.get(), idle = worker.idle_cycles.get();
+  return {{"worker", number},
+          {"cpu", worker.cpu.get()},
+          {"acknowledged", acknowledged(worker, tables_incarnation)},
+          {"heartbeat_age_s", seconds_since(worker.heartbeat_ns.get())},
+          {"busy_percent",
+           busy + idle == 0 ? 0.0 : 100.0 * static_cast<double>(busy) / static_cast<double>(busy + idle)},
+          {"received", packets.received},
+          {"forwarded", packets.forwarded},
+          {"answered", packets.answered},
+          {"passed", passed},
+          {"dropped", dropped},
+          {"whole", packets.whole},
+          {"flows",
+           {{"active", worker.flows.active.get()},
+            {"inserted", worker.flows.inserted.get()},
+            {"expired", worker.flows.expired.get()},
+            {"evicted", worker.flows.evicted.get()},
+            {"untracked", worker.flows.untracked.get()},
+            {"reselected", worker.flows.reselected.get()},
+            {"reused", worker.flows.reused.get()}}}};
+}
+
+}  // namespace
+
+json report_dataplane(const Daemon& daemon) {
+  json out = ok_response();
+  out["control"] = report_control(daemon);
+  const DataplaneView& view = daemon.dataplane();
+  json& dataplane = out["dataplane"];
+  dataplane = {{"running", view.is_running()}, {"fault", view.fault()}};
+  if (view.starts() == 0) return out;
+
+  const StatsHeader& header = view.stats()->header;
+  const uint32_t pid = header.segment.writer_pid.load(std::memory_order_relaxed);
+  dataplane.update({{"pid", view.is_running() ? pid : 0},
+                    {"version", header.version},
+                    {"starts", view.starts()},
+                    {"uptime_s", view.is_running() ? seconds_since(header.started_ns) : 0.0},
+                    {"flows_max_per_worker", header.flows_max},
+                    {"ports", report_ports(header)}});
+  const uint64_t incarnation = daemon.publisher().header().incarnation;
+  Sum sum;
+  json& workers = dataplane["workers"] = json::array();
+  for (uint32_t i = 0; i < limits::kWorkersMax; i++) {
+    const WorkerStats& worker = view.stats()->workers[i];
+    if (worker.active.get() == 0 && worker.loops.get() == 0) continue;  // never ran
+    json entry = report_worker(worker, i, incarnation, sum);
+    entry["active"] = view.is_running() && worker.active.get() != 0;
+    workers.push_back(std::move(entry));
+  }
+  json& reasons = dataplane["reasons"] = json::array();
+  for (size_t i = 0; i < kReasonCount; i++) {
+    reasons.push_back({{"name", kReasons[i].name},
+                       {"kind", kReasons[i].kind == ReasonKind::pass ? "pass" : "drop"},
+                       {"text", kReasons[i].text},
+                       {"packets", sum.packets.by_reason[i]}});
+  }
+  const uint64_t accounted = sum.packets.forwarded + sum.packets.answered + sum.passed + sum.dropped;
+  dataplane["accounting"] = {
+      {"received", sum.packets.received}, {"forwarded", sum.packets.forwarded},
+      {"answered", sum.packets.answered}, {"passed", sum.passed},
+      {"dropped", sum.dropped},           {"balanced", sum.packets.received == accounted}};
+  return out;
+}
+
+}  // namespace sluice

@@ -1,0 +1,133 @@
+#include "controlplane/rollout.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+namespace sluice {
+namespace {
+
+constexpr uint64_t kMillisecondNs = 1'000'000;
+
+// Workers acknowledge within a loop, so the answer is nearly always there in the first steps.
+std::chrono::microseconds step(uint64_t waited_ns) {
+  if (waited_ns < 5 * kMillisecondNs) return Rollout::kFirstStep;
+  if (waited_ns < 100 * kMillisecondNs) return std::chrono::milliseconds(1);
+  return std::chrono::milliseconds(10);
+}
+
+}  // namespace
+
+Rollout::Rollout(boost::asio::io_context& io, const Model& model, Publisher& publisher,
+                 DataplaneView& dataplane, std::function<void()> on_settled)
+    : model_(model),
+      publisher_(publisher),
+      dataplane_(dataplane),
+      on_settled_(std::move(on_settled)),
+      gather_(io),
+      poll_(io) {}
+
+Result<Compiled> Rollout::publish() {
+  if (gathers_) gather_.cancel();
+  gathers_ = false;
+  const TablesView before = publisher_.current();
+  const uint64_t number_before = before ? before.generation().number : 0;
+  Result<Compiled> compiled = compile(model_, publisher_, dataplane_.stats());
+  if (!compiled) return compiled.error();
+  if (compiled->generation != number_before) {
+    last_ = *compiled;
+    published_ns_ = monotonic_ns();
+    settled_ = false;
+    spdlog::info("published generation {}: {} lookup tables built, {:.2f} ms", compiled->generation,
+                 compiled->tables_built, static_cast<double>(compiled->build_ns) / 1e6);
+  }
+  start_polling();
+  return compiled;
+}
+
+void Rollout::publish_soon() {
+  if (gathers_) return;
+  gathers_ = true;
+  gather_.expires_after(kGather);
+  gather_.async_wait([this](const boost::system::error_code& error) {
+    if (error || !gathers_) return;
+    if (const Result<Compiled> done = publish(); !done)
+      spdlog::error("not published: {}", done.error().text());
+  });
+}
+
+void Rollout::wait(uint64_t generation, uint64_t received_ns, Waiter done) {
+  waiting_.push_back({generation, received_ns, std::move(done)});
+  start_polling();
+}
+
+void Rollout::start_polling() {
+  if (polls_) return;
+  polls_ = true;
+  refreshed_ns_ = 0;
+  poll_.expires_after(std::chrono::microseconds(0));
+  poll_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) poll();
+  });
+}
+
+void Rollout::poll() {
+  const uint64_t now_ns = monotonic_ns();
+  // The lock costs system calls: not in each of the short steps.
+  if (now_ns - refreshed_ns_ > 10 * kMillisecondNs) {
+    dataplane_.refresh();
+    refreshed_ns_ = now_ns;
+  }
+  const TablesView current = publisher_.current();
+  const uint64_t newest = current ? current.generation().number : 0;
+  const DataplaneView::Acknowledged seen = dataplane_.acknowledged(publisher_.header().incarnation);
+  uint64_t acknowledged = newest;
+  if (dataplane_.is_running()) acknowledged = seen.workers_active == 0 ? 0 : seen.least;
+
+  if (acknowledged != 0) publisher_.reclaim(std::min(acknowledged, newest));
+  answer(seen, acknowledged, now_ns);
+  const uint64_t waited_ns = now_ns - published_ns_;
+  const bool out_of_patience = waited_ns > static_cast<uint64_t>(std::chrono::nanoseconds(kPatience).count());
+  if (!settled_ && (acknowledged >= newest || out_of_patience)) {
+    settled_ = true;
+    on_settled_();
+  }
+  if (acknowledged >= newest && waiting_.empty()) {
+    polls_ = false;
+    return;
+  }
+  poll_.expires_after(step(waited_ns));
+  poll_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) poll();
+  });
+}
+
+void Rollout::answer(const DataplaneView::Acknowledged& seen, uint64_t acknowledged, uint64_t now_ns) {
+  std::vector<Waiting> still_waiting;
+  std::vector<std::pair<Waiter, Outcome>> answers;
+  for (Waiting& waiting : waiting_) {
+    const uint64_t elapsed_ns = now_ns - std::min(now_ns, waiting.received_ns);
+    Outcome outcome{waiting.generation, seen.workers_active, acknowledged >= waiting.generation, elapsed_ns,
+                    ""};
+    if (!dataplane_.is_running()) {
+      outcome.workers = 0;
+      outcome.note = fmt::format("published as generation {}; no data plane is running", waiting.generation);
+    } else if (!outcome.acknowledged) {
+      if (elapsed_ns < static_cast<uint64_t>(std::chrono::nanoseconds(kPatience).count())) {
+        still_waiting.push_back(std::move(waiting));
+        continue;
+      }
+      const std::string who = seen.workers_active == 0 ? "the data plane is starting and"
+                                                       : fmt::format("worker {}", seen.slowest_worker);
+      outcome.note = fmt::format("published as generation {}; {} has not acknowledged for {:.1f} s",
+                                 waiting.generation, who, static_cast<double>(elapsed_ns) / 1e9);
+    }
+    answers.emplace_back(std::move(waiting.done), std::move(outcome));
+  }
+  waiting_ = std::move(still_waiting);
+  for (const auto& [done, outcome] : answers)
+    done(outcome);
+}
+
+}  // namespace sluice

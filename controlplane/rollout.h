@@ -1,0 +1,81 @@
+// From a changed model to "every worker uses it": compile, publish, wait for the acknowledgements, give
+// memory back.
+//
+// Owner: sluiced's one thread. Publishing happens at once and costs what changed (compile.h); waiting is a
+// timer, at first every kFirstStep, later in longer steps, and never blocks the loop. Several generations may
+// be on their way.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "controlplane/compile.h"
+#include "controlplane/dataplane_view.h"
+#include "controlplane/model.h"
+#include "controlplane/publish.h"
+
+namespace sluice {
+
+// How a change ended for whoever waited for it.
+struct Outcome {
+  uint64_t generation = 0;
+  uint32_t workers = 0;       // that acknowledged; 0 when none runs
+  bool acknowledged = false;  // by all of them; true also when no data plane runs (nobody uses an older one)
+  uint64_t elapsed_ns = 0;    // from the receipt of the command to here
+  std::string note;           // what the operator should know: nobody runs, or who is late
+};
+
+class Rollout {
+ public:
+  using Waiter = std::function<void(const Outcome&)>;
+  static constexpr std::chrono::microseconds kFirstStep{50};
+  // After this a waiter is told that a worker is late. The wait for memory goes on without limit.
+  static constexpr std::chrono::milliseconds kPatience{1000};
+  // How long a change that nobody waits for may be held to share a generation with the next ones.
+  static constexpr std::chrono::milliseconds kGather{2};
+
+  // `on_settled` is called whenever everything published is acknowledged, or kPatience has passed.
+  Rollout(boost::asio::io_context& io, const Model& model, Publisher& publisher, DataplaneView& dataplane,
+          std::function<void()> on_settled);
+
+  // Publishes what the model says now. The current generation when nothing differs.
+  [[nodiscard]] Result<Compiled> publish();
+  // The same within kGather; a fault is logged and the next change tries again.
+  void publish_soon();
+  // Calls `done` from the loop when the generation is acknowledged or kPatience has passed.
+  void wait(uint64_t generation, uint64_t received_ns, Waiter done);
+
+  // Last build, for `show dataplane`.
+  const Compiled& last() const { return last_; }
+
+ private:
+  struct Waiting {
+    uint64_t generation;
+    uint64_t received_ns;
+    Waiter done;
+  };
+  void start_polling();
+  void poll();
+  void answer(const DataplaneView::Acknowledged& seen, uint64_t acknowledged, uint64_t now_ns);
+
+  const Model& model_;
+  Publisher& publisher_;
+  DataplaneView& dataplane_;
+  const std::function<void()> on_settled_;
+  boost::asio::steady_timer gather_;
+  boost::asio::steady_timer poll_;
+  bool gathers_ = false;
+  bool polls_ = false;
+  bool settled_ = false;
+  uint64_t published_ns_ = monotonic_ns();  // of the newest generation
+  uint64_t refreshed_ns_ = 0;               // last look at the instance lock
+  Compiled last_;
+  std::vector<Waiting> waiting_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,83 @@
+// sluiced: the control plane daemon. See controlplane/daemon.h for what it does.
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+
+#include <CLI/CLI.hpp>
+#include <boost/asio/io_context.hpp>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "controlplane/config.h"
+#include "controlplane/daemon.h"
+#include "controlplane/exit_codes.h"
+#include "src/segment.h"
+
+namespace sluice {
+namespace {
+
+constexpr rlim_t kDescriptorsWanted = 65'536;
+constexpr rlim_t kDescriptorsKept = 512;  // for clients, segments and logs, beside the checks' sockets
+
+// As many descriptors as the system lets us have; says how many checks may run at once with them.
+uint32_t raise_descriptor_limit() {
+  rlimit limit = {};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  const rlim_t wanted = std::min<rlim_t>(limit.rlim_max, kDescriptorsWanted);
+  if (limit.rlim_cur < wanted) {
+    limit.rlim_cur = wanted;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    getrlimit(RLIMIT_NOFILE, &limit);
+  }
+  const rlim_t spare =
+      limit.rlim_cur > 2 * kDescriptorsKept ? limit.rlim_cur - kDescriptorsKept : limit.rlim_cur / 2;
+  return static_cast<uint32_t>(std::min<rlim_t>(spare, DaemonOptions().checks_at_a_time));
+}
+
+int fail(const Error& error) {
+  std::fprintf(stderr, "sluiced: %s\n", error.text().c_str());
+  return kExitFailure;
+}
+
+int run(const std::string& config_path, const std::string& directory) {
+  if (const Result<Done> made = make_instance_directory(directory); !made) return fail(made.error());
+  const Result<InstanceLock> lock = InstanceLock::acquire(directory, kDaemonLock);
+  if (!lock) return fail(lock.error());
+  const ConfigResult loaded = load_config(config_path);
+  for (const Diagnostic& warning : loaded.warnings)
+    std::fprintf(stderr, "warning: %s\n", warning.text().c_str());
+  for (const Diagnostic& error : loaded.errors)
+    std::fprintf(stderr, "%s\n", error.text().c_str());
+  if (!loaded.config) return exit_code_of(loaded.errors);
+
+  signal(SIGPIPE, SIG_IGN);  // a log reader that goes away must not end the daemon
+  boost::asio::io_context io(1);
+  DaemonOptions options{config_path, directory, raise_descriptor_limit()};
+  const Result<std::unique_ptr<Daemon>> daemon = Daemon::start(io, options, *loaded.config);
+  if (!daemon) return fail(daemon.error());
+  io.run();
+  return kExitOk;
+}
+
+}  // namespace
+}  // namespace sluice
+
+int main(int argc, char** argv) {
+  CLI::App app("sluiced, the control plane of the Sluice load balancer", "sluiced");
+  std::string config_path, directory;
+  app.add_option("CONFIG", config_path, "configuration file (TOML)")->required();
+  app.add_option("--dir", directory, "directory of the instance (default: $SLUICE_DIR or /dev/shm/sluice)");
+  app.set_version_flag("--version", std::string("sluiced " SLUICE_VERSION));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? sluice::kExitOk : sluice::kExitUsage;
+  }
+  spdlog::set_default_logger(spdlog::stderr_logger_st("sluiced"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
+  spdlog::flush_on(spdlog::level::info);
+  return sluice::run(config_path, sluice::instance_directory(directory));
+}
