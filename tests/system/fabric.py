@@ -86,7 +86,8 @@ class Fabric(Lab):
         if os.cpu_count() > 1:
             os.sched_setaffinity(0, {0})
         for host in ("net", *CLIENTS, "lb", *BACKENDS):
-            self.add_host(host)
+            # A link-local address that waits a second for objections can ask for nobody's MAC meanwhile.
+            self.add_host(host).sysctl(net__ipv6__conf__all__accept_dad=0, net__ipv6__conf__default__accept_dad=0)
         self._make_switch()
         for client in CLIENTS:
             self._connect_client(client)
