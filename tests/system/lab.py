@@ -40,6 +40,11 @@ def wait_until(condition, what, timeout_s=10.0, poll_s=0.05):
         time.sleep(poll_s)
 
 
+def ensure_bpffs():
+    if run(["stat", "-f", "-c", "%T", "/sys/fs/bpf"]).stdout.strip() != "bpf_fs":
+        run(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"])
+
+
 class Process:
     """A program running in the background in a namespace, with its output in a file."""
 

@@ -1,0 +1,160 @@
+"""Starts that cannot work end at once, with one line that says what is wrong and one with the command that mends it."""
+
+import os
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from fabric import VIPS4, program
+from lab import run, wait_until
+from sluice import on_fabric, service
+from traffic import curl_once
+
+WEB = VIPS4[0]
+CONFIG = service("web", WEB, "ipip", on_fabric())
+ABI_VERSION_OFFSET = 8  # src/segment.h: SegmentHeader::abi_version
+
+
+def expect_refusal(result, *mentioned):
+    """Failed, and said so in a line of its own name and a remedy; nothing else, no DPDK chatter among it."""
+    assert result.returncode not in (0, 2), result.stdout + result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 2, result.stderr
+    assert lines[0].startswith(("sluice-dataplane: ", "sluiced: ", "sluice: ")), result.stderr
+    assert lines[1].startswith("  try: ") and len(lines[1]) > len("  try: "), result.stderr
+    for word in mentioned:
+        assert word in result.stderr, result.stderr
+
+
+def dataplane(balancer, prefix=(), command=None):
+    # The laboratory keeps to core 0; the worker's core must be allowed.
+    all_cores = ["taskset", "-c", f"0-{os.cpu_count() - 1}"]
+    return balancer.host.run(*all_cores, *prefix, *(command or balancer.dataplane_command()), check=False, timeout=30)
+
+
+def sluiced(balancer):
+    return balancer.host.run(program("controlplane/sluiced"), balancer.config_path, "--dir", balancer.directory,
+                             check=False, timeout=30)
+
+
+def test_second_sluiced(balancer):
+    expect_refusal(sluiced(balancer), str(balancer.sluiced.pid), "--dir")
+    assert balancer.sluiced.running()
+
+
+def test_second_data_plane(balancer):
+    expect_refusal(dataplane(balancer), str(balancer.dataplane.pid), "--dir")
+    assert balancer.dataplane.running()
+    assert curl_once(balancer.fabric.hosts["c1"], WEB)[0] == 200
+
+
+def test_unknown_interface(idle_balancer):
+    command = [part if part != "eth0" else "eth7" for part in idle_balancer.dataplane_command()]
+    expect_refusal(dataplane(idle_balancer, command=command), "eth7", "ip -brief link")
+
+
+def test_interface_with_a_program_of_somebody_else(idle_balancer):
+    idle_balancer.host.run(program("bpf/sluice-decap"), "attach", "eth0")
+    expect_refusal(dataplane(idle_balancer), "sluice_decap", "ip link set dev eth0 xdp off")
+    assert "attached" in idle_balancer.host.run(program("bpf/sluice-decap"), "status", "eth0").stdout
+
+
+@pytest.mark.parametrize("capability", ["net_admin", "net_raw", "sys_admin"])
+def test_missing_capability(idle_balancer, capability):
+    prefix = ["setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}"]
+    expect_refusal(dataplane(idle_balancer, prefix=prefix), f"CAP_{capability.upper()}", "sudo")
+
+
+def in_private_mounts(script):
+    """A shell that changes mounts only for itself and then becomes the program."""
+    return ["unshare", "--mount", "sh", "-ec", f'{script}; exec "$@"', "sh"]
+
+
+def test_no_hugepages(idle_balancer):
+    # What the kernel says on a machine without; nothing of this machine's is touched.
+    meminfo = idle_balancer.fabric.folder / "meminfo"
+    meminfo.write_text(re.sub(r"(HugePages_\w+:\s+)\d+", r"\g<1>0", Path("/proc/meminfo").read_text()))
+    prefix = in_private_mounts(f"mount --bind {meminfo} /proc/meminfo")
+    command = [part for part in idle_balancer.dataplane_command() if part != "--no-huge"]
+    expect_refusal(dataplane(idle_balancer, prefix, command), "hugepages", "nr_hugepages", "--no-huge")
+
+
+def test_no_bpffs(idle_balancer):
+    prefix = in_private_mounts("umount --lazy /sys/fs/bpf")
+    expect_refusal(dataplane(idle_balancer, prefix=prefix), "/sys/fs/bpf", "mount -t bpf")
+
+
+@pytest.mark.parametrize("segment", ["stats", "flows", "tables"])
+def test_shared_memory_of_another_version(fresh_balancer, segment):
+    balancer = fresh_balancer
+    balancer.sluiced.stop()
+    balancer.dataplane.stop()
+    with open(balancer.directory / segment, "r+b") as file:
+        file.seek(ABI_VERSION_OFFSET)
+        (version,) = struct.unpack("<I", file.read(4))
+        file.seek(ABI_VERSION_OFFSET)
+        file.write(struct.pack("<I", version + 7))
+    refused = sluiced(balancer) if segment == "tables" else dataplane(balancer)
+    expect_refusal(refused, segment, f"version {version + 7}")
+
+
+def test_the_other_side_tells_of_shared_memory_of_another_version(fresh_balancer):
+    """A data plane of another version does not stop sluiced: it says so, and goes on when the right one comes."""
+    balancer = fresh_balancer
+    balancer.dataplane.stop()
+    with open(balancer.directory / "stats", "r+b") as file:
+        file.seek(ABI_VERSION_OFFSET)
+        file.write(struct.pack("<I", 77))
+    balancer.sluiced.stop()
+    balancer.start_sluiced()
+    balancer.wait_answering()
+    assert "77" in balancer.dataplane_report()["dataplane"]["fault"]
+    (balancer.directory / "stats").unlink()
+    balancer.start_dataplane()
+    balancer.wait_ready()
+    assert curl_once(balancer.fabric.hosts["c1"], WEB)[0] == 200
+
+
+def test_configuration_with_errors(idle_balancer):
+    idle_balancer.write_config(CONFIG.replace("weight = 100", "wieght = 100", 1).replace('forward = "ipip"', 'forward = "x"'))
+    result = sluiced(idle_balancer)
+    assert result.returncode == 4
+    # Both, each with its place: FILE:LINE:COLUMN.
+    for word in ("wieght", "did you mean 'weight'", "forward", f"{idle_balancer.config_path}:"):
+        assert word in result.stderr, result.stderr
+
+
+def test_configuration_file_missing(idle_balancer):
+    idle_balancer.config_path.unlink()
+    result = sluiced(idle_balancer)
+    assert result.returncode == 3
+    assert str(idle_balancer.config_path) in result.stderr
+
+
+def test_a_reload_with_errors_changes_nothing(balancer):
+    before = balancer.services()
+    balancer.write_config(CONFIG.replace("port = 80", 'port = "eighty"', 1))
+    result = balancer.cli("reload", check=False)
+    assert result.returncode == 4
+    assert f"{balancer.config_path}:" in result.stderr
+    assert balancer.services()["web"]["table_checksum"] == before["web"]["table_checksum"]
+    assert curl_once(balancer.fabric.hosts["c1"], WEB)[0] == 200
+    balancer.write_config(CONFIG)
+
+
+def test_the_cli_without_a_daemon(idle_balancer):
+    result = idle_balancer.cli("show", "backends", check=False)
+    assert result.returncode == 5
+    expect_refusal(result, str(idle_balancer.directory))
+
+
+def test_nothing_is_left_behind_after_an_orderly_end(fresh_balancer):
+    """The NIC is the kernel's again: no program on it."""
+    balancer = fresh_balancer
+    balancer.sluiced.stop()
+    assert balancer.dataplane.stop() == 0
+    wait_until(lambda: "prog/xdp" not in run(["ip", "-n", balancer.host.netns, "link", "show", "eth0"]).stdout,
+               "the steering program is off the NIC")
+    assert Path(balancer.directory / "tables").exists(), "the tables stay for the next start"
