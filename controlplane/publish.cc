@@ -57,7 +57,7 @@ bool Publisher::adopt_current() {
   if (!memory_.take(root, sizeof(Generation))) return false;
   const Generation& generation = *at<Generation>(root);
   if (!adopt_parts(generation)) return false;
-  // Workers that have not acknowledged this generation yet may still use whatever else was ever used.
+  // Workers that have not acknowledged this generation yet may still use whatever else lies below.
   for (const SegmentMemory::Range& range : memory_.free_below(tables().used_end)) {
     memory_.take(range.offset, range.bytes);
     retired_.push_back({generation.number, {range.offset, range.bytes}});
@@ -247,7 +247,7 @@ Result<uint64_t> Publisher::commit() {
   Generation& root = generation();
   root.number = number;
   root.published_ns = monotonic_ns();
-  tables().used_end = std::max(tables().used_end, memory_.used_end());
+  tables().used_end = memory_.used_end();
 
   // Pairs with the load-acquire in TablesView::acquire: whoever sees this offset sees every part written
   // above, used_end included (a successor reads it after this process has ended).
@@ -270,6 +270,8 @@ void Publisher::reclaim(uint64_t acknowledged) {
     retired_bytes_ -= part.bytes;
     retired_.pop_front();
   }
+  // Shrinks: a successor that cannot wait for acknowledgements then starts low again, however often that happens.
+  tables().used_end = memory_.used_end();
 }
 
 Publisher::Memory Publisher::memory() const {

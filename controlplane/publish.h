@@ -36,9 +36,10 @@ inline constexpr uint64_t kZeroPageBytes = kPageRecords * sizeof(BackendCold);
 
 class Publisher {
  public:
-  // Takes the segment over with its current generation (and keeps everything else in it untouched until the
-  // workers acknowledged that generation), or creates it. An Error when what is there is damaged or of
-  // another version or size.
+  // Takes the segment over with its current generation, or creates it. What the current generation does not
+  // reach may still be in use by workers: it stays untouched until a reclaim() with this generation's number
+  // or a later one, which is best called at once with what the workers have acknowledged. Publishing works
+  // before that too, with fresh memory. An Error when what is there is damaged or of another version or size.
   static Result<Publisher> open(const std::string& directory, uint64_t bytes = kTablesBytesDefault);
   // Private memory, for sluice-replay, tests and benchmarks.
   static Publisher anonymous(uint64_t bytes = kTablesBytesDefault);

@@ -13,7 +13,7 @@ uint64_t units(uint64_t bytes) {
 
 }  // namespace
 
-SegmentMemory::SegmentMemory(Offset64 first, Offset64 end) : used_end_(first), size_units_(end - first) {
+SegmentMemory::SegmentMemory(Offset64 first, Offset64 end) : first_(first), end_(end) {
   assert(first < end);
   free_.emplace(first, end);
 }
@@ -25,7 +25,6 @@ void SegmentMemory::cut(Free::iterator range, uint64_t begin, uint64_t end) {
   if (free_begin < begin) free_.emplace(free_begin, begin);
   if (end < free_end) free_.emplace(end, free_end);
   used_units_ += end - begin;
-  used_end_ = std::max(used_end_, static_cast<Offset64>(end));
 }
 
 std::optional<Offset64> SegmentMemory::allocate(uint64_t bytes) {
@@ -69,6 +68,11 @@ void SegmentMemory::release(Offset64 offset, uint64_t bytes) {
     }
   }
   free_.emplace(begin, end);
+}
+
+Offset64 SegmentMemory::used_end() const {
+  if (free_.empty() || free_.rbegin()->second != end_) return end_;
+  return static_cast<Offset64>(free_.rbegin()->first);
 }
 
 std::vector<SegmentMemory::Range> SegmentMemory::free_below(Offset64 end) const {

@@ -34,19 +34,19 @@ class SegmentMemory {
 
   // The free ranges, cut off at `end`, ascending.
   std::vector<Range> free_below(Offset64 end) const;
-  // Nothing from here on has been in use since construction.
-  Offset64 used_end() const { return used_end_; }
+  // Nothing from here on is in use.
+  Offset64 used_end() const;
   uint64_t used_bytes() const { return used_units_ * 64; }
-  uint64_t size_bytes() const { return size_units_ * 64; }
+  uint64_t size_bytes() const { return uint64_t{end_ - first_} * 64; }
 
  private:
   using Free = std::map<uint64_t, uint64_t>;  // begin to end; disjoint and never touching
   void cut(Free::iterator range, uint64_t begin, uint64_t end);
 
   Free free_;
-  Offset64 used_end_;
+  Offset64 first_;
+  Offset64 end_;
   uint64_t used_units_ = 0;
-  uint64_t size_units_;
 };
 
 }  // namespace sluice

@@ -180,8 +180,8 @@ struct alignas(64) TablesHeader {
   // Offset of the current Generation in units of 64 bytes; 0 before the first. Store-release by sluiced after
   // every part of the generation is written; load-acquire by workers before any part is read.
   alignas(64) std::atomic<uint32_t> current;
-  // No generation has ever used anything from here on, in the same unit. Only sluiced's successor reads it:
-  // what lies below may still be in use by workers that have not acknowledged the current generation.
+  // Nothing from here on is used by any generation that a worker may still use, in the same unit. Only sluiced's
+  // successor reads it: of what lies below and is not the current generation's, it cannot tell who still uses it.
   Offset64 used_end;
   uint8_t reserved[56];
 };
