@@ -63,9 +63,11 @@ void read_until(const std::byte* base, const std::atomic<bool>& stop, Reader& re
     if (!view) continue;
     const uint64_t number = view.generation().number;
     reader.fault = number < last ? "generations go backwards" : fault_of(view);
+    // In use for a while, as by a worker that is interrupted: the publisher goes on meanwhile, with what it
+    // may reuse.
+    std::this_thread::yield();
+    if (reader.fault.empty()) reader.fault = fault_of(view);
     reader.generations_seen += number != last ? 1 : 0;
-    // Nothing new: the publisher may need this very core.
-    if (number == last) std::this_thread::yield();
     last = number;
     // As in a worker: nothing of the generation is read behind this. Pairs with the load in
     // least_acknowledged.
