@@ -149,7 +149,7 @@ compile() {
   shift
   log=$folder/compile.log
   if ! ninja -C "$folder" "$@" >"$log" 2>&1; then
-    grep -E -m 20 -A 4 'error|FAILED' "$log" >&2 || tail -n 20 "$log" >&2
-    die "the build in $folder failed" "ninja -C $folder"
+    grep -E -m 12 '(error|undefined reference|fatal):?' "$log" | cut -c 1-200 >&2 || tail -n 20 "$log" >&2
+    die "the build in $folder failed; $log has it all" "ninja -C $folder"
   fi
 }

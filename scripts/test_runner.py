@@ -67,6 +67,8 @@ def run_executable(test, report, log):
                                     cwd=test["workdir"], env=environment, timeout=EXECUTABLE_TIMEOUT_S).returncode
         except subprocess.TimeoutExpired:
             return 0, [f"{test['name']}: hung, killed after {EXECUTABLE_TIMEOUT_S} s"], 0
+        except OSError as error:
+            return 0, [f"{test['name']}: cannot be run: {error}"], 0
     if not report.exists():
         return (1, [], 0) if status == 0 else (0, [f"{test['name']}: {status_text(status)}"], 0)
     passed, failed, skipped = count_gtest(report)
@@ -115,11 +117,17 @@ def run_pytest_group(arguments):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", f"--junitxml={report}",
                str(arguments.folder)]
     with open(log, "wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         try:
-            status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                    timeout=PYTEST_TIMEOUT_S).returncode
+            status = process.wait(PYTEST_TIMEOUT_S)
         except subprocess.TimeoutExpired:
+            # SIGTERM first: it takes its namespaces with it.
             status = None
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
     passed, failed, skipped = 0, [], 0
     if report.exists():
         for case in ElementTree.parse(report).getroot().iter("testcase"):
