@@ -270,7 +270,7 @@ void Publisher::reclaim(uint64_t acknowledged) {
     retired_bytes_ -= part.bytes;
     retired_.pop_front();
   }
-  // Shrinks: a successor that cannot wait for acknowledgements then starts low again, however often that happens.
+  // Shrinks: a successor that cannot wait for acknowledgements starts low again, however often that happens.
   tables().used_end = memory_.used_end();
 }
 
