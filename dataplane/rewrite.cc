@@ -36,10 +36,12 @@ bool take_hop(Packet& packet) {
   }
   auto& header = *reinterpret_cast<wire::Ipv4*>(ip);
   if (header.ttl <= 1) return false;
-  uint16_t before, after;
-  std::memcpy(&before, &header.ttl, 2);  // TTL and protocol are one checksum word
-  header.ttl--;
-  std::memcpy(&after, &header.ttl, 2);
+  // TTL and protocol are one checksum word, the TTL its low byte. Read and written as one: reading two bytes
+  // of which one was just written would stall.
+  uint16_t before;
+  std::memcpy(&before, &header.ttl, 2);
+  const auto after = static_cast<uint16_t>(before - 1);
+  std::memcpy(&header.ttl, &after, 2);
   header.checksum = checksum_update(header.checksum, before, after);
   return true;
 }
