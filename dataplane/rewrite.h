@@ -5,12 +5,12 @@
 // ipip: the backend's address decides the outer family, the VIP's the inner one; all four pairs work (RFC
 // 2003, RFC 2473, RFC 4213). We forward, so the inner TTL goes down by one (RFC 2003 3.1) and a packet with
 // none left is dropped.
-//   outer TTL / hop limit  64
-//   outer DSCP and ECN     the inner ones: uniform model (RFC 2983), normal mode ingress (RFC 6040 4.1)
-//   outer DF               the inner DF; always for an inner IPv6 packet, whose sender expects nobody to
-//   fragment outer id               0 when DF is set (RFC 6864 4.1), else a counter outer flow label       20
-//   bits of the flow's hash, never 0 (RFC 6438) padding                of short Ethernet frames is not
-//   carried
+// - outer TTL / hop limit: 64
+// - outer DSCP and ECN: the inner ones: uniform model (RFC 2983), normal mode ingress (RFC 6040 4.1)
+// - outer DF: the inner DF; always for an inner IPv6 packet, whose sender expects nobody to fragment
+// - outer id: 0 when DF is set (RFC 6864 4.1), else a counter
+// - outer flow label: 20 bits of the flow's hash, never 0 (RFC 6438)
+// - padding of short Ethernet frames is not carried
 //
 // MTU: we never fragment. A packet that is too big for the egress link with its outer header is answered with
 // "fragmentation needed" (RFC 1191) or "packet too big" (RFC 4443 3.2) from the VIP, naming the size that
