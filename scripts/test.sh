@@ -82,10 +82,14 @@ if wanted asan; then
   export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
   export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
   meson_group asan "$BUILD/asan" unit property
+  compile "$BUILD/asan" dataplane/sluice-replay
+  SLUICE_BUILD=$BUILD/asan runner pytest --group asan-packet --folder "$REPOSITORY/tests/packet"
 fi
 if wanted tsan; then
   step "build: $BUILD/tsan (ThreadSanitizer)"
-  configure "$BUILD/tsan" --buildtype=debug -Doptimization=1 -Ddpdk=false -Dbpf=false -Db_sanitize=thread $WERROR
+  # GCC warns that ThreadSanitizer does not model fences; what our one fence orders is atomic by itself (src/stats.h).
+  configure "$BUILD/tsan" --buildtype=debug -Doptimization=1 -Ddpdk=false -Dbpf=false -Db_sanitize=thread \
+    -Dcpp_args=-Wno-tsan $WERROR
   TSAN_OPTIONS=halt_on_error=1 meson_group tsan "$BUILD/tsan" race
 fi
 if wanted fuzz; then
