@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <set>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -255,8 +256,11 @@ void Compilation::stage_backend_cold(const Service& service, const Backend& back
 
 void Compilation::stage_vips() {
   std::vector<Publisher::Vip> vips;
+  std::set<IpAddress> addresses;
   for (const Service& service : model_.services) {
-    vips.push_back({service.config.vip, service.config.port, service.config.protocol, service.id});
+    const ServiceConfig& config = service.config;
+    vips.push_back({config.vip, config.port, config.protocol, service.id});
+    if (addresses.insert(config.vip).second) vips.push_back({config.vip, 0, 0, service.id});
   }
   publisher_.set_vips(vips);
 }

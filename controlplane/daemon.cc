@@ -17,19 +17,6 @@ namespace {
 
 constexpr std::chrono::milliseconds kTick{100};
 
-Model model_of(const Config& config) {
-  Model model;
-  model.secret = config.secret;
-  for (const ServiceConfig& service_config : config.services) {
-    Service& service = model.services.emplace_back();
-    service.config = service_config;
-    for (const BackendConfig& backend_config : service_config.backends) {
-      service.backends.emplace_back().config = backend_config;
-    }
-  }
-  return model;
-}
-
 CheckTarget target_of(const Service& service, const Backend& backend) {
   CheckTarget target;
   target.address = backend.config.address;
@@ -42,18 +29,7 @@ CheckTarget target_of(const Service& service, const Backend& backend) {
   return target;
 }
 
-// What the tables do not keep, or keep only once published: taken over from the same backend of the old
-// model.
-void carry_over(Backend& backend, const Backend& old) {
-  backend.next_hop = old.next_hop;
-  backend.health = old.health;
-  backend.health_since_ns = old.health_since_ns;
-  backend.check_result = old.check_result;
-  backend.check_detail = old.check_detail;
-  backend.check_duration_us = old.check_duration_us;
-}
-
-// Another address is another server: nothing that was seen of the old one holds for it.
+// What was seen of the backend before says nothing about it from now on.
 void start_afresh(Backend& backend) {
   backend.health = Health::unknown;
   backend.health_since_ns = monotonic_ns();
@@ -107,7 +83,7 @@ Result<Done> Daemon::begin(const Config& config) {
   tick();
 
   remember_published_next_hops();
-  const Result<Change> adopted = adopt(model_of(config));
+  const Result<Change> adopted = adopt(config);
   if (!adopted) return adopted.error();
 
   Result<std::unique_ptr<ProtocolServer>> server = ProtocolServer::listen(
@@ -136,16 +112,26 @@ void Daemon::remember_published_next_hops() {
   });
 }
 
-Result<Daemon::Change> Daemon::adopt(Model next) {
+// The hash is a flow's identity: under another secret no packet finds its flow again.
+Result<Done> Daemon::check_secret(const Config& config) {
+  const TablesView current = publisher_.current();
+  dataplane_.refresh();
+  if (!current || !dataplane_.is_running()) return Done{};
+  if (HashSecret::from_text(config.secret).bytes == current.generation().secret.bytes) return Done{};
+  return Error{"the secret differs from the one in use: every tracked flow would be forgotten",
+               "put the old secret back, or stop sluice-dataplane before the change"};
+}
+
+Result<Daemon::Change> Daemon::adopt(const Config& config) {
+  if (const Result<Done> fits = check_secret(config); !fits) return fits.error();
   const TablesView current = publisher_.current();
   const uint64_t number_before = current ? current.generation().number : 0;
+  Model next = model_;
+  reconcile(next, config);
   if (const Result<Done> assigned = assign_ids(next, current, monotonic_ns()); !assigned)
     return assigned.error();
   for (Service& service : next.services) {
     for (Backend& backend : service.backends) {
-      const Backend* old = model_.find_backend(service.config.name, backend.config.name);
-      if (old != nullptr) carry_over(backend, *old);
-      if (old != nullptr && old->config.address != backend.config.address) start_afresh(backend);
       if (backend.health_since_ns == 0) backend.health_since_ns = monotonic_ns();
     }
   }
@@ -279,7 +265,7 @@ Daemon::Reload Daemon::reload() {
     spdlog::error("{} not taken over, the old configuration stays", options_.config_path);
     return outcome;
   }
-  outcome.change = adopt(model_of(*loaded.config));
+  outcome.change = adopt(*loaded.config);
   if (!outcome.change) {
     spdlog::error("{} not taken over, the old configuration stays: {}", options_.config_path,
                   outcome.change.error().text());

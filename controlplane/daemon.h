@@ -78,7 +78,8 @@ class Daemon {
 
   [[nodiscard]] Result<Done> begin(const Config& config);
   void remember_published_next_hops();
-  [[nodiscard]] Result<Change> adopt(Model next);
+  [[nodiscard]] Result<Change> adopt(const Config& config);
+  [[nodiscard]] Result<Done> check_secret(const Config& config);
   [[nodiscard]] Result<Change> publish_edit(Backend& backend, Backend before);
   // Makes next hops, ids and checks follow the model after its set of backends changed.
   void follow_model();

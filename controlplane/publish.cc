@@ -219,7 +219,7 @@ void Publisher::set_vips(std::span<const Vip> vips) {
     while (entries[i].used != 0)
       i = (i + 1) & mask;
     entries[i] = {vip.vip, port, vip.protocol, 1, vip.service, 0};
-    if (vip.port == 0) root.has_any_port = 1;
+    if (vip.port == 0 && vip.protocol != 0) root.has_any_port = 1;
   }
   root.vips = offset;
   root.vips_mask = mask;

@@ -69,6 +69,7 @@ struct Batch {
   // Positions of the packets that no stage has refused yet, in order; each stage keeps it so.
   uint32_t live_count = 0;
   uint8_t live[limits::kBatchMax];
+  uint32_t portless_count = 0;  // is_portless: classify has a second look at them
 
   void clear() { count = live_count = 0; }
   Packet& add(uint8_t* data, uint32_t bytes, uint32_t contiguous_bytes, uint16_t headroom_bytes,
@@ -80,6 +81,7 @@ struct Batch {
     packet.contiguous_bytes = contiguous_bytes;
     packet.headroom_bytes = headroom_bytes;
     packet.in_port = in_port;
+    packet.verdict = Verdict::forward;  // until a stage refuses it
     packet.service = kNoService;
     return packet;
   }
@@ -96,6 +98,12 @@ struct Batch {
     live_count = kept;
   }
 };
+
+// Refused because its ports are not to be had, whoever it is for?
+inline bool is_portless(const Packet& packet) {
+  return packet.verdict == Verdict::refused &&
+         (packet.reason == Reason::fragment || packet.reason == Reason::ip_options);
+}
 
 // For steps: ends a packet's way.
 inline bool refuse(Packet& packet, Reason reason) {

@@ -40,7 +40,17 @@ uint64_t hash_of(const Packet& packet, const HashSecret& secret) {
              : flow_hash(key_of<FlowKey6>(ip + offsetof(wire::Ipv6, source), packet), secret);
 }
 
+// A fragment, or a packet with options, that is for no VIP is none of ours.
+static void pass_foreign(Batch& batch, const TablesView& tables) {
+  for (uint32_t i = 0; i < batch.count; i++) {
+    Packet& packet = batch.packets[i];
+    if (is_portless(packet) && !tables.is_vip(destination_of(packet))) refuse(packet, Reason::no_service);
+  }
+}
+
 void classify(Batch& batch, const TablesView& tables, const FlowTable& flows) {
+  if (batch.portless_count != 0) [[unlikely]]
+    pass_foreign(batch, tables);
   const HashSecret& secret = tables.generation().secret;
   batch.each_live([&](Packet& packet) {
     packet.service = tables.find_service(destination_of(packet), packet.destination_port, packet.protocol);

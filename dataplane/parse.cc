@@ -45,12 +45,12 @@ bool parse_ipv4(Packet& packet) {
   if (packet.bytes < start + ip_bytes) return refuse(packet, Reason::truncated);
   if (ip.protocol != wire::kProtoTcp && ip.protocol != wire::kProtoUdp)
     return refuse(packet, Reason::not_tcp_udp);
+  packet.family = Family::v4;
   if (header_bytes != sizeof(wire::Ipv4)) return refuse(packet, Reason::ip_options);
   if ((ip.flags_fragment & net16(wire::kIpv4Mf | wire::kIpv4OffsetMask)) != 0) {
     return refuse(packet, Reason::fragment);
   }
   if (ip.ttl == 0) return refuse(packet, Reason::ttl_expired);
-  packet.family = Family::v4;
   packet.protocol = ip.protocol;
   packet.ip_bytes = ip_bytes;
   return parse_transport(packet, start + header_bytes, ip_bytes - header_bytes);
@@ -69,12 +69,12 @@ bool parse_ipv6(Packet& packet) {
   if ((ip.version_class_flow & 0xf0) != 0x60) return refuse(packet, Reason::bad_ip_version);
   const uint32_t payload_bytes = net16(ip.payload_length);
   if (packet.bytes < start + sizeof(wire::Ipv6) + payload_bytes) return refuse(packet, Reason::truncated);
+  packet.family = Family::v6;
   if (ip.next_header != wire::kProtoTcp && ip.next_header != wire::kProtoUdp) {
     if (ip.next_header == wire::kProtoFragment) return refuse(packet, Reason::fragment);
     return refuse(packet, is_extension_header(ip.next_header) ? Reason::ip_options : Reason::not_tcp_udp);
   }
   if (ip.hop_limit == 0) return refuse(packet, Reason::ttl_expired);
-  packet.family = Family::v6;
   packet.protocol = ip.next_header;
   packet.ip_bytes = sizeof(wire::Ipv6) + payload_bytes;
   return parse_transport(packet, start + sizeof(wire::Ipv6), payload_bytes);
@@ -107,13 +107,16 @@ void parse(Batch& batch) {
   for (uint32_t i = 0; i < batch.count; i++)
     __builtin_prefetch(batch.packets[i].data);
   batch.live_count = 0;
+  batch.portless_count = 0;
   for (uint32_t i = 0; i < batch.count; i++) {
     Packet& packet = batch.packets[i];
     batch.live[batch.live_count] = static_cast<uint8_t>(i);
     if (batch.station != nullptr && !is_for(*batch.station, packet)) {
       refuse(packet, Reason::other_station);
-    } else {
-      batch.live_count += parse_packet(packet) ? 1 : 0;
+    } else if (parse_packet(packet)) [[likely]] {
+      batch.live_count++;
+    } else if (is_portless(packet)) {
+      batch.portless_count++;
     }
   }
 }

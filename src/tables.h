@@ -129,6 +129,7 @@ static_assert(sizeof(ServiceCold) == 128);
 // ---- VIP table
 // --------------------------------------------------------------------------------------------------------
 
+// Besides an entry for each service, one with protocol 0 and port 0 for each VIP: "this address is a VIP".
 // Open addressing, linear probing, at most half full, a power of two in size. An unused entry ends a probe.
 struct VipEntry {
   IpAddress vip;
@@ -180,8 +181,9 @@ struct alignas(64) TablesHeader {
   // Offset of the current Generation in units of 64 bytes; 0 before the first. Store-release by sluiced after
   // every part of the generation is written; load-acquire by workers before any part is read.
   alignas(64) std::atomic<uint32_t> current;
-  // Nothing from here on is used by any generation that a worker may still use, in the same unit. Only sluiced's
-  // successor reads it: of what lies below and is not the current generation's, it cannot tell who still uses it.
+  // Nothing from here on is used by any generation that a worker may still use, in the same unit. Only
+  // sluiced's successor reads it: of what lies below and is not the current generation's, it cannot tell who
+  // still uses it.
   Offset64 used_end;
   uint8_t reserved[56];
 };
@@ -272,6 +274,9 @@ class TablesView {
     if (id == kNoService && generation_->has_any_port != 0) id = probe(vip, 0, protocol);
     return id;
   }
+
+  // Is this address some service's VIP? For packets whose ports cannot be known.
+  bool is_vip(const IpAddress& address) const { return probe(address, 0, 0) != kNoService; }
 
   template <typename T>
   const T* at(Offset64 offset) const {

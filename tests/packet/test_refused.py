@@ -201,6 +201,16 @@ def test_fragments(replay):
     assert_dropped(replay, frames, "fragment")
 
 
+def test_fragments_and_options_to_others_are_not_ours(replay):
+    frames = [
+        link() / ip4("203.0.113.11", flags="MF") / tcp(),
+        link() / ip4("203.0.113.11", options=[IPOption_NOP()] * 4) / tcp(),
+        link() / ip6("ff02::16") / IPv6ExtHdrHopByHop() / ICMPv6EchoRequest(),  # as MLD comes
+        link() / ip6("2001:db8:10::11") / IPv6ExtHdrFragment(m=1, id=1) / tcp(),
+    ]
+    assert_passed(replay, frames, "no_service")
+
+
 def test_a_service_whose_backends_have_no_weight(replay):
     run = replay(service(backends=[(BACKEND4, 0)]), [link() / ip4() / tcp()])
     assert run.summary["dropped"] == {"no_backend": 1}

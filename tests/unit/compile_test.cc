@@ -221,7 +221,8 @@ TEST(Compile, AChangeCostsWhatItChanges) {
   model.services[2].config.idle_udp_s++;
   EXPECT_EQ(new_parts(0), (Sizes{kRoot, kServicePage}));
   model.services[2].config.port = 443;
-  EXPECT_EQ(new_parts(0), (Sizes{kRoot, kServicePage, 32 * sizeof(VipEntry)}));
+  // Ten services, each with a VIP of its own: twenty entries, at most half full.
+  EXPECT_EQ(new_parts(0), (Sizes{kRoot, kServicePage, 64 * sizeof(VipEntry)}));
   model.secret = "another";
   EXPECT_EQ(new_parts(0), (Sizes{kRoot}));
   model.services[1].config.lookup_slots = limits::kLookupSlotsLarge;
