@@ -61,7 +61,9 @@ class Client {
   json response() { return json::parse(line(), nullptr, false); }
   bool is_closed() {
     char c;
-    return recv(fd_, &c, 1, 0) == 0;
+    const ssize_t got = recv(fd_, &c, 1, 0);
+    // A server that closes with bytes still unread resets, also a unix socket.
+    return got == 0 || (got < 0 && errno == ECONNRESET);
   }
 
  private:
