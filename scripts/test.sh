@@ -87,9 +87,7 @@ if wanted asan; then
 fi
 if wanted tsan; then
   step "build: $BUILD/tsan (ThreadSanitizer)"
-  # GCC warns that ThreadSanitizer does not model fences; what our one fence orders is atomic by itself (src/stats.h).
-  configure "$BUILD/tsan" --buildtype=debug -Doptimization=1 -Ddpdk=false -Dbpf=false -Db_sanitize=thread \
-    -Dcpp_args=-Wno-tsan $WERROR
+  configure "$BUILD/tsan" --buildtype=debug -Doptimization=1 -Ddpdk=false -Dbpf=false -Db_sanitize=thread $WERROR
   TSAN_OPTIONS=halt_on_error=1 meson_group tsan "$BUILD/tsan" race
 fi
 if wanted fuzz; then

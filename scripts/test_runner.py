@@ -28,20 +28,21 @@ def say(arguments, text):
     print(f"[{time.time() - arguments.started:6.1f}s] {text}", flush=True)
 
 
+def introspect(build, what):
+    return json.loads(subprocess.check_output(["meson", "introspect", what, str(build)]))
+
+
 def registered_tests(build, suites):
     """Meson's own list, so that no registered test is forgotten."""
-    listed = json.loads(subprocess.check_output(["meson", "introspect", "--tests", str(build)]))
-    return [test for test in listed if {suite.split(":")[-1] for suite in test["suite"]} & set(suites)]
+    return [test for test in introspect(build, "--tests")
+            if {suite.split(":")[-1] for suite in test["suite"]} & set(suites)]
 
 
 def test_targets(build, suites):
-    targets = []
-    for test in registered_tests(build, suites):
-        for part in test["cmd"]:
-            path = Path(part)
-            if path.is_absolute() and build in path.parents:
-                targets.append(str(path.relative_to(build)))
-    return sorted(set(targets))
+    """What Meson builds of the files that these tests' command lines name."""
+    built = {path for target in introspect(build, "--targets") for path in target["filename"]}
+    needed = {part for test in registered_tests(build, suites) for part in test["cmd"]}
+    return sorted(str(Path(path).relative_to(build)) for path in built & needed)
 
 
 def count_gtest(report):
