@@ -17,8 +17,7 @@ esac
 require_root "$0"
 BUILD=$REPOSITORY/build/bench
 BUILD_PACKAGES+=" dpdk-dev"  # testpmd
-# What a demo that was kept, or a test run, has set up is not ours to undo.
-[ -d "$SLUICE_STATE" ] || trap restore_machine EXIT
+trap restore_machine EXIT
 trap 'exit 130' INT TERM
 
 step "sluice benchmarks: $REPOSITORY, $(nproc) CPUs"

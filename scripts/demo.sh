@@ -33,8 +33,8 @@ while [ $# -gt 0 ]; do
 done
 
 require_root "$0"
-# Hugepages and mounts that the demo took, apart from those of a test run at the same time.
-SLUICE_STATE=/run/sluice-demo-setup
+# By name, so that --stop finds it.
+SLUICE_STATE=$SLUICE_STATES/demo
 DEMO=("/usr/bin/python3" "$REPOSITORY/scripts/demo.py" --started "$SECONDS_AT_START")
 
 if [ -n "$stop" ]; then
@@ -59,6 +59,7 @@ trap leave EXIT
 trap 'exit 130' INT TERM
 
 step "sluice demo: $REPOSITORY"
+restore_machine  # of a demo that was killed before it made its network
 ensure_packages
 ensure_bpffs
 ensure_hugepages

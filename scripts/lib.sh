@@ -1,14 +1,15 @@
 # Set-up shared by demo.sh and test.sh, for a Debian 12 machine. Sourced, not run.
 #
-# What it changes on the machine, and how that is undone by restore_machine (on_exit calls it):
+# What it changes on the machine, and how restore_machine (call it at exit) undoes that:
 #   packages     missing ones are installed, and stay; their services are not started
-#   hugepages    2 MiB pages are reserved if too few are free; the old number is put back
-#   bpffs        /sys/fs/bpf is mounted if it is not; unmounted again
-# The old state is kept in files below $SLUICE_STATE, so that another call can undo what an earlier one set up and
-# left (demo.sh --keep, --stop), and so that a second set-up does not forget the first one's.
+#   hugepages    2 MiB pages are added to those reserved; as many are given back
+#   bpffs        /sys/fs/bpf is mounted if it is not; the last user unmounts it
+# What is to be undone is kept in files below $SLUICE_STATE, one folder a user: scripts may run at the same time, one that
+# was killed is cleaned up after by the next, and a demo that was kept is undone by `demo.sh --stop`.
 
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-SLUICE_STATE=${SLUICE_STATE:-/run/sluice-setup}
+SLUICE_STATES=/run/sluice-setup
+SLUICE_STATE=$SLUICE_STATES/$$
 HUGEPAGES_FILE=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 FREE_HUGEPAGES_FILE=/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages
 # One worker with its flow table, packet buffers and what DPDK keeps for itself.
@@ -77,54 +78,72 @@ ensure_packages() {
 
 # ---- Hugepages and bpffs ----------------------------------------------------------------------------------------------
 
-remember() { # NAME VALUE: unless it is remembered already
+# One at a time: the number of hugepages is read, changed and written.
+with_lock() { (
+  flock 9
+  "$@"
+) 9>/run/lock/sluice-setup.lock; }
+
+# Users that were killed before they could clean up. A demo's folder has a name, not a PID: it may be kept.
+restore_after_the_dead() {
+  local folder
+  for folder in "$SLUICE_STATES"/[0-9]*; do
+    [ ! -d "$folder" ] || kill -0 "${folder##*/}" 2>/dev/null || with_lock restore_from "$folder"
+  done
+}
+
+reserve_hugepages() {
+  local before after
   mkdir -p "$SLUICE_STATE"
-  [ -e "$SLUICE_STATE/$1" ] || printf '%s\n' "$2" >"$SLUICE_STATE/$1"
+  [ -w "$HUGEPAGES_FILE" ] || return 0
+  before=$(cat "$HUGEPAGES_FILE")
+  echo $((before + HUGEPAGES_WANTED)) >"$HUGEPAGES_FILE"
+  after=$(cat "$HUGEPAGES_FILE")
+  echo $((after - before)) >"$SLUICE_STATE/hugepages"
 }
 
 # Sets SLUICE_NO_HUGE=1 when they cannot be had.
 ensure_hugepages() {
+  restore_after_the_dead
   export SLUICE_NO_HUGE=
-  local free total
+  # Not those that happen to be free: they are another user's, who may need or return them.
+  [ -e "$SLUICE_STATE/hugepages" ] || with_lock reserve_hugepages
+  local free
   free=$(cat "$FREE_HUGEPAGES_FILE" 2>/dev/null || echo 0)
   if [ "$free" -ge "$HUGEPAGES_WANTED" ]; then
     step "hugepages: $free of 2 MiB are free"
-    return
-  fi
-  if [ -w "$HUGEPAGES_FILE" ]; then
-    total=$(cat "$HUGEPAGES_FILE")
-    remember hugepages "$total"
-    echo $((total + HUGEPAGES_WANTED - free)) >"$HUGEPAGES_FILE"
-    free=$(cat "$FREE_HUGEPAGES_FILE")
-  fi
-  if [ "$free" -ge "$HUGEPAGES_WANTED" ]; then
-    step "hugepages: reserved, $free of 2 MiB are free"
   else
     step "hugepages: only $free of $HUGEPAGES_WANTED could be had; going on with --no-huge (slower)"
     SLUICE_NO_HUGE=1
   fi
 }
 
-ensure_bpffs() {
-  if [ "$(stat -f -c %T /sys/fs/bpf 2>/dev/null)" = bpf_fs ]; then
-    step "bpffs: mounted"
-    return
-  fi
-  mount -t bpf bpf /sys/fs/bpf || die "cannot mount bpffs at /sys/fs/bpf" "mount -t bpf bpf /sys/fs/bpf"
-  remember bpffs mounted
-  step "bpffs: mounted at /sys/fs/bpf"
+mount_bpffs() {
+  mkdir -p "$SLUICE_STATE"
+  [ "$(stat -f -c %T /sys/fs/bpf 2>/dev/null)" != bpf_fs ] || return 0
+  mount -t bpf bpf /sys/fs/bpf || return 1
+  touch "$SLUICE_STATES/mounted-bpffs"
 }
 
-restore_machine() {
-  [ -d "$SLUICE_STATE" ] || return 0
-  if [ -e "$SLUICE_STATE/hugepages" ]; then
-    cat "$SLUICE_STATE/hugepages" >"$HUGEPAGES_FILE"
-  fi
-  if [ -e "$SLUICE_STATE/bpffs" ]; then
-    umount /sys/fs/bpf
-  fi
-  rm -rf "$SLUICE_STATE"
+ensure_bpffs() {
+  restore_after_the_dead
+  with_lock mount_bpffs || die "cannot mount bpffs at /sys/fs/bpf" "mount -t bpf bpf /sys/fs/bpf"
+  step "bpffs: at /sys/fs/bpf"
 }
+
+restore_from() { # FOLDER
+  [ -d "$1" ] || return 0
+  if [ -e "$1/hugepages" ]; then
+    echo $(($(cat "$HUGEPAGES_FILE") - $(cat "$1/hugepages"))) >"$HUGEPAGES_FILE"
+  fi
+  rm -rf "$1"
+  if [ -z "$(find "$SLUICE_STATES" -mindepth 1 -type d)" ]; then
+    [ ! -e "$SLUICE_STATES/mounted-bpffs" ] || umount /sys/fs/bpf
+    rm -rf "$SLUICE_STATES"
+  fi
+}
+
+restore_machine() { with_lock restore_from "$SLUICE_STATE"; }
 
 # ---- Building ---------------------------------------------------------------------------------------------------------
 
