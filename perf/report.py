@@ -22,6 +22,8 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=pathlib.Path, help="build folder")
     parser.add_argument("--json", metavar="FILE", help="write the rows: name, cycles, ns, per_second, floor_cycles, ratio")
+    parser.add_argument("--programs", metavar="BUILD", type=pathlib.Path,
+                        help="build folder of the programs: also measure from a command to its acknowledgement")
     parser.add_argument("--filter", default=".", help="only benchmarks that match this regular expression")
     parser.add_argument("--repeat", type=int, default=5, help="runs of each; the median counts")
     parser.add_argument("--min-time", type=float, default=0.2, help="seconds of each run at least")
@@ -57,6 +59,18 @@ def run_floor(options, tsc_hz):
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
+def run_acknowledge(options, tsc_hz):
+    """A row: from a CLI command to the workers' acknowledgement, with the real processes."""
+    command = [HERE / "acknowledge.py", options.programs, "--json"] + (["--no-huge"] if options.no_huge else [])
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"error: acknowledge.py ended with status {done.returncode}")
+    result = json.loads(done.stdout)
+    seconds = result["median_us"] / 1e6
+    return {"name": result["name"], "cycles": seconds * tsc_hz, "ns": seconds * 1e9, "per_second": 1 / seconds,
+            "floor_cycles": None, "ratio": None, "p99_ns": result["p99_us"] * 1e3, "worst_ns": result["max_us"] * 1e3}
+
+
 def to_row(benchmark, tsc_hz, floor):
     cycles = benchmark["cycles"]
     per_packet = benchmark["run_name"].startswith(PER_PACKET)
@@ -84,7 +98,8 @@ def print_table(rows, floor):
     for row in rows:
         ratio = f"{row['ratio']:.2f}" if row["ratio"] else ""
         figures = f"{short(row['cycles']):>10}  {short(row['ns']):>10}  {short(row['per_second']):>10}"
-        print(f"{row['name']:{widths}}  {figures}  {ratio:>7}")
+        tail = f"  p99 {short(row['p99_ns'])}, worst {short(row['worst_ns'])}" if "p99_ns" in row else ""
+        print(f"{row['name']:{widths}}  {figures}  {ratio:>7}{tail}")
     if floor:
         print(f"\nfloor: {floor['name']}, {floor['cycles']:.1f} cycles a packet")
     load = os.getloadavg()[0]
@@ -101,6 +116,8 @@ def main():
     tsc_hz = results[0][0]
     floor = run_floor(options, tsc_hz) if options.floor_seconds > 0 else None
     rows = [to_row(benchmark, tsc_hz, floor) for _, benchmarks in results for benchmark in benchmarks]
+    if options.programs:
+        rows.append(run_acknowledge(options, tsc_hz))
     if floor:
         own = {"ns": floor["cycles"] / tsc_hz * 1e9, "floor_cycles": floor["cycles"], "ratio": 1.0}
         rows.insert(0, {**floor, **own})

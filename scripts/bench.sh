@@ -6,7 +6,7 @@
 #   sudo ./scripts/bench.sh --json FILE          the rows as JSON as well
 #   sudo ./scripts/bench.sh --help               the other options
 #
-# Keep the machine idle while it runs. Builds below build/, for this very CPU.
+# Keep the machine idle while it runs. Builds in build/, for this very CPU.
 set -eu -o pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -15,7 +15,7 @@ case "${1:-}" in
   -h | --help) exec "$REPOSITORY/perf/report.py" --help ;;
 esac
 require_root "$0"
-BUILD=$REPOSITORY/build/bench
+BUILD=$REPOSITORY/build
 BUILD_PACKAGES+=" dpdk-dev"  # testpmd
 trap restore_machine EXIT
 trap 'exit 130' INT TERM
@@ -24,8 +24,8 @@ step "sluice benchmarks: $REPOSITORY, $(nproc) CPUs"
 ensure_packages
 ensure_hugepages
 step "build: $BUILD"
-configure "$BUILD" --buildtype=release -Dnative=true -Ddpdk=false -Dbpf=false
-compile "$BUILD" perf/{pipeline,hash,maglev,publish}_bench
+configure "$BUILD" --buildtype=release -Dnative=true
+compile "$BUILD" perf/{pipeline,hash,maglev,publish}_bench controlplane/{sluiced,sluice} dataplane/sluice-dataplane
 step "running, some minutes; the load average is $(cut -d' ' -f1 /proc/loadavg)"
-"$REPOSITORY/perf/report.py" "$BUILD" ${SLUICE_NO_HUGE:+--no-huge} "$@"
+"$REPOSITORY/perf/report.py" "$BUILD" --programs "$BUILD" ${SLUICE_NO_HUGE:+--no-huge} "$@"
 step "done"
