@@ -193,7 +193,7 @@ void Daemon::follow_checks(const Service& service, const Backend& backend) {
   if (backend.admin == Admin::maint || service.config.health.type == HealthConfig::Type::none) {
     checker_->forget(backend.id);
   } else {
-    checker_->watch(backend.id, target_of(service, backend), backend.health);
+    checker_->watch(backend.id, target_of(service, backend), backend.health, service.config.initially_up);
   }
 }
 

@@ -14,7 +14,11 @@ bool HealthCounter::record(bool good, uint32_t rise, uint32_t fall) {
   bad_in_a_row = good ? 0 : bad_in_a_row + 1;
   const Health before = health;
   if (health == Health::unknown) {
-    health = good ? Health::up : Health::down;
+    if (good) {
+      health = Health::up;
+    } else if (!unknown_is_up || bad_in_a_row >= fall) {
+      health = Health::down;
+    }
   } else if (health == Health::down && good_in_a_row >= rise) {
     health = Health::up;
   } else if (health == Health::up && bad_in_a_row >= fall) {
@@ -44,13 +48,14 @@ HealthChecker::HealthChecker(boost::asio::io_context& io, uint32_t concurrent_ma
 
 HealthChecker::~HealthChecker() = default;
 
-void HealthChecker::watch(BackendId id, const CheckTarget& target, Health health) {
+void HealthChecker::watch(BackendId id, const CheckTarget& target, Health health, bool unknown_is_up) {
   std::unique_ptr<Watched>& slot = watched_[id];
+  if (slot) slot->counter.unknown_is_up = unknown_is_up;
   if (slot && slot->target == target) return;
   const bool same_question = slot && slot->target.address == target.address &&
                              slot->target.port == target.port &&
                              slot->target.config.type == target.config.type;
-  const HealthCounter counter = same_question ? slot->counter : HealthCounter{health, 0, 0};
+  const HealthCounter counter = same_question ? slot->counter : HealthCounter{health, 0, 0, unknown_is_up};
   forget(id);
   std::unique_ptr<Watched>& fresh = watched_[id];
   fresh = std::make_unique<Watched>(io_, id);

@@ -5,8 +5,10 @@
 // next one, checks of one backend never overlap). At most `concurrent_max` checks run at a time; the rest
 // wait their turn in order, so thousands of backends cost as many timers and a bounded number of sockets.
 //
-// The first verdict of a backend in state `unknown` decides at once. After that `rise` good checks in a row
-// bring it up and `fall` bad ones in a row take it down; one of the other kind starts the count again.
+// The first verdict of a backend in state `unknown` decides at once, but where unknown counts as up
+// (`initially = "up"`) a bad one is only the first of `fall`: whoever gets traffic loses it by `fall` bad checks
+// in a row, never by one. After that `rise` good checks in a row bring it up and `fall` bad ones in a row take
+// it down; one of the other kind starts the count again.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +30,7 @@ struct HealthCounter {
   Health health = Health::unknown;
   uint32_t good_in_a_row = 0;
   uint32_t bad_in_a_row = 0;
+  bool unknown_is_up = false;  // it gets traffic while `health` is unknown
 
   // Counts one verdict; true when `health` changed by it.
   bool record(bool good, uint32_t rise, uint32_t fall);
@@ -42,7 +45,8 @@ class HealthChecker {
 
   // Checks this backend from now on. `health` is where it starts (taken over from a predecessor, or unknown);
   // for one that is checked already it is used only when the target's address, port or kind of check differs.
-  void watch(BackendId id, const CheckTarget& target, Health health);
+  // `unknown_is_up`: as in HealthCounter.
+  void watch(BackendId id, const CheckTarget& target, Health health, bool unknown_is_up = false);
   void forget(BackendId id);
   bool watches(BackendId id) const { return watched_.count(id) != 0; }
 

@@ -227,8 +227,22 @@ TEST(HealthCounterTest, TheFirstVerdictDecidesAtOnce) {
   EXPECT_EQ(bad.health, Health::down);
 }
 
+TEST(HealthCounterTest, WhereUnknownCountsAsUpOnlyFallBadOnesInARowTakeItDown) {
+  HealthCounter counter{Health::unknown, 0, 0, true};
+  EXPECT_FALSE(counter.record(false, 2, 3));
+  EXPECT_FALSE(counter.record(false, 2, 3));
+  EXPECT_EQ(counter.health, Health::unknown);
+  EXPECT_TRUE(counter.record(false, 2, 3));
+  EXPECT_EQ(counter.health, Health::down);
+
+  HealthCounter good{Health::unknown, 0, 0, true};
+  EXPECT_FALSE(good.record(false, 2, 3));
+  EXPECT_TRUE(good.record(true, 2, 3));
+  EXPECT_EQ(good.health, Health::up);
+}
+
 TEST(HealthCounterTest, FallBadOnesInARowTakeItDownAndAGoodOneStartsTheCountAgain) {
-  HealthCounter counter{Health::up, 0, 0};
+  HealthCounter counter{Health::up};
   for (int round = 0; round < 5; round++) {
     EXPECT_FALSE(counter.record(false, 2, 3));
     EXPECT_FALSE(counter.record(false, 2, 3));
@@ -242,7 +256,7 @@ TEST(HealthCounterTest, FallBadOnesInARowTakeItDownAndAGoodOneStartsTheCountAgai
 }
 
 TEST(HealthCounterTest, RiseGoodOnesInARowBringItUpAndABadOneStartsTheCountAgain) {
-  HealthCounter counter{Health::down, 0, 0};
+  HealthCounter counter{Health::down};
   EXPECT_FALSE(counter.record(true, 2, 3));
   EXPECT_FALSE(counter.record(false, 2, 3));
   EXPECT_FALSE(counter.record(true, 2, 3));
@@ -289,6 +303,19 @@ TEST_F(HealthTest, ATakenOverHealthNeedsFallToChange) {
   run_until([&] { return seen.healths.size() >= 3; });
   EXPECT_EQ(seen.healths[0], Health::up);
   EXPECT_EQ(seen.healths[1], Health::up);
+  EXPECT_EQ(seen.healths[2], Health::down);
+}
+
+TEST_F(HealthTest, ABackendThatCountsAsUpBeforeItsFirstCheckNeedsFallToChange) {
+  Seen seen;
+  HealthChecker checker(
+      io_, 10, [&](BackendId, const CheckResult&, Health health) { seen.healths.push_back(health); });
+  CheckTarget wanted = target(refusing_port(), HealthConfig::Type::tcp);
+  wanted.config.fall = 3;
+  checker.watch(BackendId{1}, wanted, Health::unknown, true);
+  run_until([&] { return seen.healths.size() >= 3; });
+  EXPECT_EQ(seen.healths[0], Health::unknown);
+  EXPECT_EQ(seen.healths[1], Health::unknown);
   EXPECT_EQ(seen.healths[2], Health::down);
 }
 
