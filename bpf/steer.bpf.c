@@ -87,8 +87,8 @@ static __always_inline enum verdict steer_ipv4(const struct iphdr* ip, const voi
   if ((const void*)(ip + 1) > end || ip->version != 4 || ip->ihl < 5) return TO_KERNEL;
   struct sluice_vip_key key = {.vip = {[10] = 0xff, [11] = 0xff}};
   __builtin_memcpy(&key.vip[12], &ip->daddr, 4);
-  if (ip->frag_off & bpf_htons(IPV4_MF_OR_OFFSET)) return by_key(&key);
   if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP) return TO_KERNEL;
+  if (ip->frag_off & bpf_htons(IPV4_MF_OR_OFFSET)) return by_key(&key);
   return by_service(&key, ip->protocol, (const void*)ip + ip->ihl * 4, end);
 }
 

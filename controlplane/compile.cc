@@ -35,7 +35,7 @@ void set_name(char (&field)[N], const std::string& name) {
 uint16_t constant_outer_sum(const IpAddress& source, const IpAddress& destination) {
   wire::Ipv4 header{};
   header.version_ihl = 0x45;
-  header.ttl = 64;
+  header.ttl = kOuterTtl;
   header.source = source.v4_network_order();
   header.destination = destination.v4_network_order();
   return checksum_fold(checksum_add(0, &header, sizeof header));
@@ -47,6 +47,7 @@ BackendRecord backend_record(const Service& service, const Backend& backend) {
   record.flags = BackendRecord::kConfigured;
   if (service.keeps_flows(backend)) record.flags |= BackendRecord::kAlive;
   if (hop.resolved) record.flags |= BackendRecord::kResolved;
+  if (service.takes_new(backend)) record.flags |= BackendRecord::kTakesNew;
   record.outer_family = backend.config.address.family();
   record.mtu_bytes = static_cast<uint16_t>(std::min<uint32_t>(hop.mtu_bytes, UINT16_MAX));
   std::copy(hop.mac.bytes.begin(), hop.mac.bytes.end(), record.destination_mac);

@@ -98,12 +98,22 @@ bool Publisher::adopt_service(const ServiceRecord& service) {
 
 Offset64 Publisher::allocate(uint64_t bytes) {
   const std::optional<Offset64> offset = memory_.allocate(bytes);
-  if (!offset) {
+  if (!offset || !is_there(*offset, bytes)) {
+    if (offset) memory_.release(*offset, bytes);
     staging_.out_of_memory = true;
     return 0;
   }
   staging_.own.emplace(*offset, bytes);
   return *offset;
+}
+
+// The segment is sparse, and the file system behind it may be full.
+bool Publisher::is_there(Offset64 offset, uint64_t bytes) {
+  const uint64_t end = uint64_t{offset} * 64 + bytes;
+  if (end <= populated_bytes_) return true;
+  if (!segment_.populate(populated_bytes_, end - populated_bytes_)) return false;
+  populated_bytes_ = end;
+  return true;
 }
 
 void Publisher::replace(Part old) {

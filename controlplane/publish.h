@@ -126,6 +126,7 @@ class Publisher {
   bool adopt_service(const ServiceRecord& service);
 
   Offset64 allocate(uint64_t bytes);  // 0: out of memory, which is remembered in staging_
+  bool is_there(Offset64 offset, uint64_t bytes);
   void replace(Part old);
   template <typename Record>
   Record& edit(Offset64* pages, uint32_t i);
@@ -133,7 +134,8 @@ class Publisher {
   Segment segment_;
   SegmentMemory memory_;
   Staging staging_;
-  std::deque<Retired> retired_;  // by generation, ascending
+  uint64_t populated_bytes_ = 0;  // from the segment's start on
+  std::deque<Retired> retired_;   // by generation, ascending
   uint64_t retired_bytes_ = 0;
   alignas(64) std::byte scratch_[sizeof(BackendCold)];
 };

@@ -27,6 +27,15 @@ void repair(WorkerStats& worker) {
   worker.sequence.store(sequence + sequence % 2, std::memory_order_release);
 }
 
+// Gauges of a worker that will not run: nobody else would ever set them.
+void forget_gauges(WorkerStats& worker) {
+  if (worker.flows.active.get() == 0) return;  // and reading on would take memory for what was never used
+  worker.flows.active.set(0);
+  for (BackendCounters& backend : worker.backends) {
+    if (backend.flows_active.get() != 0) backend.flows_active.set(0);
+  }
+}
+
 }  // namespace
 
 Result<Done> Instance::open_flows(const Options& options) {
@@ -43,6 +52,9 @@ Result<Done> Instance::open_flows(const Options& options) {
   Result<Segment> flows = Segment::open_writer(directory_, kFlowsSegment, bytes);
   if (!flows) return flows.error();
   flows_ = std::move(*flows);
+  if (Result<Done> done = flows_.populate(0, bytes); !done) {
+    return Error{done.error().what, done.error().remedy + ", or a smaller --flows-max"};
+  }
   // Best effort: on a kernel with huge pages for shared memory switched on this saves TLB misses.
   madvise(flows_.base(), flows_.size(), MADV_HUGEPAGE);
   auto& header = flows_.as<FlowsHeader>();
@@ -74,6 +86,7 @@ void Instance::keep_or_forget_flows() {
   if (same_tables && in_time) {
     tell("going on with the flows of the data plane before");
   } else {
+    flows_.as<FlowsHeader>().tables_incarnation = 0;  // first: half of the flows must not be taken for all
     forget_flows();
   }
 }
@@ -88,6 +101,8 @@ Result<Instance> Instance::open(const Options& options) {
   Result<Segment> stats = Segment::open_writer(options.directory, kStatsSegment, sizeof(StatsSegment));
   if (!stats) return stats.error();
   instance.stats_ = std::move(*stats);
+  const uint64_t used_bytes = offsetof(StatsSegment, workers) + options.workers * sizeof(WorkerStats);
+  if (Result<Done> done = instance.stats_.populate(0, used_bytes); !done) return done.error();
   return instance;
 }
 
@@ -102,17 +117,29 @@ const std::byte* Instance::attach_tables() {
   }
   last_error_.clear();
   tables_.push_back(std::move(*tables));
-  // Workers that run with another one's flows forget them when they see the new base.
-  flows_.as<FlowsHeader>().tables_incarnation = tables_.back().header().incarnation;
+  auto& flows = flows_.as<FlowsHeader>();
+  if (flows.tables_incarnation != tables_.back().header().incarnation) flows.tables_incarnation = 0;
   return tables_.back().base();
+}
+
+void Instance::settle_flows() {
+  auto& flows = flows_.as<FlowsHeader>();
+  if (tables_.empty() || flows.tables_incarnation != 0) return;
+  const uint64_t incarnation = tables_.back().header().incarnation;
+  for (uint32_t i = 0; i < flows.workers_count; i++) {
+    if (stats().workers[i].acknowledged_incarnation.load(std::memory_order_acquire) != incarnation) return;
+  }
+  flows.tables_incarnation = incarnation;
 }
 
 void Instance::announce(const std::vector<PortInfo>& ports, const Options& options, uint64_t tsc_hz) {
   StatsHeader& header = stats().header;
   for (uint32_t i = 0; i < limits::kWorkersMax; i++)
     stats().workers[i].active.set(i < options.workers ? 1 : 0);
-  for (uint32_t i = 0; i < options.workers; i++)
-    repair(stats().workers[i]);
+  for (WorkerStats& worker : stats().workers)
+    repair(worker);
+  for (uint32_t i = options.workers; i < limits::kWorkersMax; i++)
+    forget_gauges(stats().workers[i]);
   header.workers_count = options.workers;
   header.ports_count = static_cast<uint32_t>(ports.size());
   for (size_t i = 0; i < ports.size(); i++)

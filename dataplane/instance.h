@@ -31,6 +31,11 @@ class Instance {
   // kind is told on stderr (another version, ...); a missing segment is none: sluiced may start later.
   const std::byte* attach_tables();
 
+  // Says whose ids the flows name, once every worker uses the tables that were attached last (and has
+  // forgotten the flows of others). Until then a successor would have to forget them all. Called now and
+  // then.
+  void settle_flows();
+
   void announce(const std::vector<PortInfo>& ports, const Options& options, uint64_t tsc_hz);
   void heartbeat();
   // An orderly end.

@@ -53,7 +53,7 @@ Result<std::string> complete(std::string devargs, const Options& options) {
                  "--workers " + std::to_string(queues) + ", or: ethtool -L " + interface + " combined " +
                      std::to_string(options.workers)};
   }
-  if (Result<Done> done = clear_stale_program(interface); !done) return done.error();
+  if (Result<Done> done = check_program(interface); !done) return done.error();
   if (devargs.find("xdp_prog=") == std::string::npos) {
     if (!std::ifstream(options.steer_program)) {
       return Error{"the steering program is not at " + options.steer_program,
@@ -108,6 +108,10 @@ Result<Done> start_port(uint16_t port, uint32_t workers, const PortInfo& port_in
       return Error{name + ": no memory for " + std::to_string(kPoolPackets) + " packet buffers",
                    "echo 128 | sudo tee /proc/sys/vm/nr_hugepages"};
     }
+    // net_af_xdp attaches the program with its first queue.
+    if (queue == 0 && port_info.steered != 0) {
+      if (Result<Done> done = take_off_program(port_info.interface); !done) return done.error();
+    }
     const int socket = rte_eth_dev_socket_id(port);
     int e = rte_eth_rx_queue_setup(port, queue, rx_descriptors, static_cast<unsigned>(socket), nullptr, pool);
     if (e == 0)
@@ -153,8 +157,9 @@ PortInfo describe(uint16_t port, const Options& options) {
   }
   if (port_info.interface[0] != '\0') port_info.ifindex = if_nametoindex(port_info.interface);
   port_info.steered = is_driver(name, "net_af_xdp") ? 1 : 0;
-  port_info.kernel_sees_rest = port_info.steered != 0 || is_driver(name, "net_af_packet") ? 1 : 0;
-  port_info.hears_all = is_driver(name, "net_af_packet") ? 1 : 0;
+  port_info.kernel_sees_rest = is_driver(name, "net_af_packet") ? 1 : 0;
+  // A kernel-owned interface hears whatever a bridge floods, and all when somebody listens on it.
+  port_info.hears_all = port_info.steered != 0 || is_driver(name, "net_af_packet") ? 1 : 0;
   return port_info;
 }
 

@@ -22,8 +22,6 @@
 
 namespace sluice {
 
-inline constexpr uint8_t kOuterTtl = 64;
-
 // Grants the answers of one worker: a full bucket each second.
 class AnswerLimit {
  public:

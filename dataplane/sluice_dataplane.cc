@@ -113,6 +113,7 @@ void hand_over_tables(Instance& instance, std::vector<std::unique_ptr<Worker>>& 
 void keep_house(Instance& instance, std::vector<std::unique_ptr<Worker>>& workers) {
   for (int round = 0; stop_requested == 0; round++) {
     hand_over_tables(instance, workers);
+    instance.settle_flows();
     instance.heartbeat();
     if (round % kPortCountersEvery == 0) copy_port_counters(instance.stats().header);
     usleep(kHousekeepingEvery_us);

@@ -15,6 +15,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 
@@ -29,7 +30,18 @@ Error system_error(const std::string& what, std::string remedy = "") {
 }
 
 bool make_directory(const std::string& path) {
-  return mkdir(path.c_str(), 0700) == 0 || errno == EEXIST;
+  return mkdir(path.c_str(), 0755) == 0 || errno == EEXIST;
+}
+
+// Of the VIP map that this instance pinned (its private view of bpffs is in place); 0: none yet.
+uint32_t own_vips_map_id() {
+  const int fd = bpf_obj_get((std::string(kBpffs) + "/sluice_vips").c_str());
+  if (fd < 0) return 0;
+  bpf_map_info info{};
+  uint32_t info_bytes = sizeof info;
+  const int failed = bpf_obj_get_info_by_fd(fd, &info, &info_bytes);
+  close(fd);
+  return failed == 0 ? info.id : 0;
 }
 
 std::string last_component(std::string path) {
@@ -56,27 +68,40 @@ Result<Done> use_instance_bpffs(const std::string& instance_directory) {
   return Done{};
 }
 
-Result<Done> clear_stale_program(const std::string& interface) {
-  const auto ifindex = static_cast<int>(if_nametoindex(interface.c_str()));
+Result<Done> check_program(const std::string& interface) {
   uint32_t id = 0;
-  if (ifindex == 0 || bpf_xdp_query_id(ifindex, 0, &id) != 0 || id == 0) return Done{};
-  bpf_prog_info info{};
-  uint32_t info_bytes = sizeof info;
+  if (bpf_xdp_query_id(static_cast<int>(if_nametoindex(interface.c_str())), 0, &id) != 0 || id == 0)
+    return Done{};
+  const std::string off = "ip link set dev " + interface + " xdp off";
   const int fd = bpf_prog_get_fd_by_id(id);
   if (fd < 0) return system_error(interface + ": cannot look at its XDP program " + std::to_string(id));
+  bpf_prog_info info{};
+  uint32_t map_ids[16] = {};
+  info.nr_map_ids = 16;
+  info.map_ids = reinterpret_cast<uint64_t>(map_ids);
+  uint32_t info_bytes = sizeof info;
   const int failed = bpf_obj_get_info_by_fd(fd, &info, &info_bytes);
   close(fd);
   if (failed != 0) return system_error(interface + ": cannot look at its XDP program " + std::to_string(id));
   if (std::strcmp(info.name, kProgramName) != 0) {
     return Error{
-        interface + " already has an XDP program: '" + info.name + "' (id " + std::to_string(id) + ")",
-        "ip link set dev " + interface + " xdp off"};
+        interface + " already has an XDP program: '" + info.name + "' (id " + std::to_string(id) + ")", off};
   }
-  if (bpf_xdp_detach(ifindex, 0, nullptr) != 0) {
-    return system_error(interface + ": cannot take off the steering program that was left there",
-                        "ip link set dev " + interface + " xdp off");
-  }
-  return Done{};
+  const uint32_t own_map = own_vips_map_id();
+  const uint32_t* end = map_ids + std::min<uint32_t>(info.nr_map_ids, 16);
+  if (own_map != 0 && std::find(static_cast<const uint32_t*>(map_ids), end, own_map) != end) return Done{};
+  return Error{interface + " is steered for another instance of Sluice",
+               "stop that one, or if it is long gone: " + off};
+}
+
+Result<Done> take_off_program(const std::string& interface) {
+  if (Result<Done> done = check_program(interface); !done) return done.error();
+  const auto ifindex = static_cast<int>(if_nametoindex(interface.c_str()));
+  uint32_t id = 0;
+  if (bpf_xdp_query_id(ifindex, 0, &id) != 0 || id == 0) return Done{};
+  if (bpf_xdp_detach(ifindex, 0, nullptr) == 0) return Done{};
+  return system_error(interface + ": cannot take off the steering program that was left there",
+                      "ip link set dev " + interface + " xdp off");
 }
 
 uint32_t channel_count(const std::string& interface) {

@@ -15,8 +15,12 @@ namespace sluice {
 // Before any thread is made. An Error when bpffs is not mounted.
 Result<Done> use_instance_bpffs(const std::string& instance_directory);
 
-// Takes a steering program off the interface that a killed predecessor left; refuses to touch anybody else's.
-Result<Done> clear_stale_program(const std::string& interface);
+// Is the interface free for our steering program? True also for one that a killed predecessor of this
+// instance left. An Error for anybody else's program, another instance's included.
+Result<Done> check_program(const std::string& interface);
+// Takes the predecessor's program off, right before DPDK attaches the new one: until then it keeps VIP
+// traffic from the kernel, which would answer for addresses that are not its own to serve.
+Result<Done> take_off_program(const std::string& interface);
 
 // Queues that net_af_xdp may use on the interface: its combined channels, 1 if it has no such thing (veth).
 uint32_t channel_count(const std::string& interface);

@@ -82,7 +82,12 @@ bool Tracker::track_one(Packet& packet, const TablesView& tables, uint32_t now_s
   const BackendRecord& backend = tables.backend(tracked);
   const FlowState state = place.state();
   const bool keeps = (backend.flags & BackendRecord::kAlive) != 0 && backend.service == packet.service;
-  const bool reused = state == FlowState::closing && is_syn(packet);
+  // A SYN on a closing flow is a new connection. So is one on a confirmed flow, though it may also be a
+  // stray: it selects afresh only if the backend may not have new ones (the server's RST, which we do not
+  // see, ended the old).
+  const bool reused =
+      is_syn(packet) && (state == FlowState::closing ||
+                         (!is_unconfirmed(state) && (backend.flags & BackendRecord::kTakesNew) == 0));
   const bool expired = place.idle_s(now_s) > idle_timeout_s(service, state);
   if (keeps && !reused && !expired) [[likely]] {
     packet.backend = tracked;

@@ -21,6 +21,12 @@ void apply(const Packet& packet, rte_mbuf* mbuf) {
   const auto data_offset = static_cast<uint16_t>(packet.data - static_cast<uint8_t*>(mbuf->buf_addr));
   const auto grown = static_cast<uint16_t>(mbuf->data_off - data_offset);
   mbuf->data_off = data_offset;
+  if (packet.verdict == Verdict::answer && mbuf->nb_segs > 1) {
+    // All of an answer is in the first piece.
+    rte_pktmbuf_free(mbuf->next);
+    mbuf->next = nullptr;
+    mbuf->nb_segs = 1;
+  }
   // Only a packet in one piece gets shorter (padding of short frames).
   mbuf->data_len = mbuf->nb_segs == 1 ? static_cast<uint16_t>(packet.bytes)
                                       : static_cast<uint16_t>(mbuf->data_len + grown);

@@ -75,10 +75,12 @@ for suite in unit property race bench-smoke bpf; do
   fi
 done
 
-# The sanitizer builds leave out what they do not run. Little optimization: they are built for one run.
+# The sanitizer builds leave out what they do not run, and are built for one run: little optimization. Clang without any
+# compiles the instrumented control plane in a quarter of GCC's time.
 if wanted asan; then
   step "build: $BUILD/asan (AddressSanitizer, UndefinedBehaviorSanitizer)"
-  configure "$BUILD/asan" --buildtype=debug -Doptimization=1 -Ddpdk=false -Dbpf=false -Db_sanitize=address,undefined $WERROR
+  CC=clang-14 CXX=clang++-14 configure "$BUILD/asan" --buildtype=plain -Doptimization=0 -Dcpp_args=-gline-tables-only \
+    -Ddpdk=false -Dbpf=false -Db_sanitize=address,undefined -Db_lundef=false $WERROR
   export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
   export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
   meson_group asan "$BUILD/asan" unit property

@@ -17,10 +17,10 @@ namespace sluice {
 // X(name, kind, text)
 #define SLUICE_REASONS(X)                                                                                   \
   X(not_ip, pass, "neither IPv4 nor IPv6 (ARP, LLDP, ...)")                                                 \
-  X(other_station, pass, "destination MAC is another host's (a port that hears everything)")                \
   X(vlan_tagged, pass, "802.1Q or 802.1ad tag")                                                             \
   X(no_service, pass, "no service has this address, protocol and port")                                     \
   X(not_tcp_udp, pass, "neither TCP nor UDP")                                                               \
+  X(other_station, drop, "destination MAC is another host's: the port hears more than its own")             \
   X(truncated, drop, "ends before its headers, or before its IP length says")                               \
   X(bad_ip_version, drop, "IP version does not match the EtherType")                                        \
   X(bad_ip_header, drop, "IPv4 header length below 20 bytes")                                               \

@@ -172,6 +172,18 @@ Segment Segment::anonymous(const SegmentKind& kind, uint64_t size) {
   return segment;
 }
 
+Result<Done> Segment::populate(uint64_t offset, uint64_t bytes) {
+  assert(offset + bytes <= size_);
+  const uint64_t page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t begin = offset / page_bytes * page_bytes;
+  // EINVAL: a kernel before 5.14, which cannot be asked.
+  if (madvise(base_ + begin, offset + bytes - begin, MADV_POPULATE_WRITE) == 0 || errno == EINVAL)
+    return Done{};
+  return Error{
+      "no memory for " + std::to_string(bytes) + " bytes of " + (path_.empty() ? "private memory" : path_),
+      "df -h " + path_ + "; free -h"};
+}
+
 bool Segment::is_stale() const {
   struct stat status;
   return !path_.empty() && (stat(path_.c_str(), &status) != 0 || status.st_ino != inode_);

@@ -73,6 +73,9 @@ class Segment {
   // Not shared and not named: the same contents for tests, benchmarks and sluice-replay.
   static Segment anonymous(const SegmentKind& kind, uint64_t size);
 
+  // Takes the memory of a part now, so that a tmpfs that is full is an Error here and not a SIGBUS later.
+  Result<Done> populate(uint64_t offset, uint64_t bytes);
+
   bool is_open() const { return base_ != nullptr; }
   bool was_created() const { return created_; }  // by this open_writer, not taken over
   std::byte* base() const { return base_; }

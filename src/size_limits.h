@@ -72,11 +72,12 @@ inline constexpr uint32_t kIdleTimeoutMax = 7'200;
 inline constexpr uint32_t kSweepPeriodMax = 512;
 inline constexpr uint32_t kIdleSynDefault = 30;
 inline constexpr uint32_t kIdleEstablishedDefault = 900;
-inline constexpr uint32_t kIdleClosingDefault = 20;
+// A client that has sent FIN may wait for the rest of an answer; as long as Linux waits in FIN-WAIT-2.
+inline constexpr uint32_t kIdleClosingDefault = 60;
 inline constexpr uint32_t kIdleUdpDefault = 60;
 
-// Health checks: milliseconds between two checks of one backend, and the least time it gets to answer. Below 10 ms the
-// checks of 1,000 backends are a load of their own; above an hour nobody waits for one.
+// Health checks: milliseconds between two checks of one backend, and the least time it gets to answer. Below
+// 10 ms the checks of 1,000 backends are a load of their own; above an hour nobody waits for one.
 inline constexpr uint32_t kCheckIntervalMinMs = 10;
 inline constexpr uint32_t kCheckIntervalMaxMs = 3'600'000;
 inline constexpr uint32_t kCheckTimeoutMinMs = 1;

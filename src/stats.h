@@ -109,9 +109,11 @@ struct PortInfo {
   uint32_t mtu_bytes;
   char driver[24];
   MacAddress mac;
-  uint8_t kernel_sees_rest;  // 1: what is not VIP traffic never reaches us, or reaches the kernel as well
-  uint8_t steered;           // 1: the steering program decides (bpf/steer.bpf.c)
-  uint8_t hears_all;         // 1: it also hears frames to other stations, even those we sent
+  // 1: the kernel has a copy of every packet. 0: what was received is ours alone, also on a steered port,
+  // where what is not VIP traffic was not received at all.
+  uint8_t kernel_sees_rest;
+  uint8_t steered;    // 1: the steering program decides (bpf/steer.bpf.c)
+  uint8_t hears_all;  // 1: it also hears frames to other stations, even those we sent
   uint8_t reserved[3];
   uint32_t queues;
 };

@@ -53,6 +53,9 @@ enum class Health : uint8_t { unknown = 0, up = 1, down = 2 };
 // Offsets into the segment in units of 64 bytes: 32 bits reach 256 GiB. 0 (the header) is "none".
 using Offset64 = uint32_t;
 
+// TTL and hop limit of outer headers. BackendRecord::outer_sum is computed with it.
+inline constexpr uint8_t kOuterTtl = 64;
+
 // ---- Records the workers read: one line each
 // ------------------------------------------------------------------------
 
@@ -79,6 +82,7 @@ struct alignas(64) BackendRecord {
   static constexpr uint8_t kAlive =
       1;  // its flows stay with it (not failed, not in maintenance, not removed)
   static constexpr uint8_t kResolved = 2;    // next hop known: destination_mac and port hold
+  static constexpr uint8_t kTakesNew = 8;    // it has slots in the service's lookup table
   static constexpr uint8_t kConfigured = 4;  // always set while the backend is configured, whatever its state
   uint8_t flags;                             // 0 for an id that is not in use
   Family outer_family;                       // ipip: the outer header's

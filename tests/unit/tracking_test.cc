@@ -185,6 +185,23 @@ TEST_F(Tracking, drain_keeps_old_flows_and_failure_loses_both) {
   EXPECT_EQ(active("web", "b1"), 0u);
 }
 
+// Proves: a client that reuses a port gets no new connection on a draining backend, although the server's
+// RST, which never passes here, left the old one established; on a backend that takes new flows it stays.
+TEST_F(Tracking, a_new_connection_on_an_old_port_leaves_a_draining_backend) {
+  const auto backend_of_port = open_connections(200);
+  model.find_backend("web", "b1")->admin = Admin::drain;
+  publish();
+  for (const auto& [port, backend] : backend_of_port) {
+    const Seen seen = send({.source_port = port, .tcp_flags = wire::kTcpSyn});
+    if (backend == "b1") {
+      ASSERT_NE(seen.backend, "b1");
+      ASSERT_EQ(seen.how, FlowHow::reused);
+    } else {
+      ASSERT_EQ(seen.backend, backend);
+    }
+  }
+}
+
 // Proves: what is sent to a service without any backend is dropped by that name, and its flows come back
 // afterwards.
 TEST_F(Tracking, no_backend_is_a_named_drop) {
