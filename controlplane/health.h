@@ -6,9 +6,9 @@
 // wait their turn in order, so thousands of backends cost as many timers and a bounded number of sockets.
 //
 // The first verdict of a backend in state `unknown` decides at once, but where unknown counts as up
-// (`initially = "up"`) a bad one is only the first of `fall`: whoever gets traffic loses it by `fall` bad checks
-// in a row, never by one. After that `rise` good checks in a row bring it up and `fall` bad ones in a row take
-// it down; one of the other kind starts the count again.
+// (`initially = "up"`) a bad one is only the first of `fall`: whoever gets traffic loses it by `fall` bad
+// checks in a row, never by one. After that `rise` good checks in a row bring it up and `fall` bad ones in a
+// row take it down; one of the other kind starts the count again.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,8 @@
 #include "controlplane/probe.h"
 
+#include <algorithm>
+#include <chrono>
+
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
@@ -29,6 +32,15 @@ bool is_local_shortage(const error_code& error) {
   return error == errc::too_many_files_open || error == errc::too_many_files_open_in_system ||
          error == errc::no_buffer_space || error == errc::not_enough_memory ||
          error == errc::address_not_available;
+}
+
+// How much later than its deadline a check may learn of its end and still blame the backend. Above this the
+// loop stood still for so long (a big publish) that the backend's answer may lie unread, and with it those of
+// all backends checked at that time: none of them may go down for it. Every timer is a little late, by the
+// handlers before it: that is no stall, hence the floor.
+uint64_t late_max_ns(std::chrono::nanoseconds timeout) {
+  constexpr std::chrono::nanoseconds kFloor = std::chrono::milliseconds(20);
+  return static_cast<uint64_t>(std::max(timeout / 2, kFloor).count());
 }
 
 }  // namespace
@@ -77,7 +89,7 @@ class Probe::Run : public std::enable_shared_from_this<Run> {
 
  private:
   void connected(error_code error) {
-    if (error == beast::error::timeout) return finish(CheckCode::l4tout, "no answer to the TCP connect");
+    if (error == beast::error::timeout) return finish_late(CheckCode::l4tout, "no answer to the TCP connect");
     if (error && is_local_shortage(error)) return finish(CheckCode::none, error.message());
     if (error) return finish(CheckCode::l4con, error.message());
     if (target_.config.type != HealthConfig::Type::http) {
@@ -113,9 +125,18 @@ class Probe::Run : public std::enable_shared_from_this<Run> {
   }
 
   void finish_failed(error_code error) {
-    if (error == beast::error::timeout) return finish(CheckCode::l7tout, "no complete HTTP response header");
+    if (error == beast::error::timeout)
+      return finish_late(CheckCode::l7tout, "no complete HTTP response header");
     if (error == http::error::end_of_stream) return finish(CheckCode::l7rsp, "closed without an answer");
     finish(CheckCode::l7rsp, "not an HTTP response: " + error.message());
+  }
+
+  void finish_late(CheckCode code, std::string detail) {
+    const std::chrono::nanoseconds timeout = target_.config.timeout;
+    const uint64_t deadline_ns = started_ns_ + static_cast<uint64_t>(timeout.count());
+    if (monotonic_ns() > deadline_ns + late_max_ns(timeout))
+      return finish(CheckCode::none, "sluiced was busy");
+    finish(code, std::move(detail));
   }
 
   void finish(CheckCode code, std::string detail) {

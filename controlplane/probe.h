@@ -21,7 +21,8 @@ namespace sluice {
 inline constexpr uint32_t kResponseHeaderBytesMax = 8 * 1024;
 
 // HAProxy's names: the layer that decided, and how. `none`: no verdict, this host could not even try (out of
-// descriptors, ports or memory), which says nothing about the backend.
+// descriptors, ports or memory) or did not look in time ("sluiced was busy"), which says nothing about the
+// backend.
 enum class CheckCode : uint8_t { none, l4ok, l4tout, l4con, l7ok, l7sts, l7rsp, l7tout };
 const char* text(CheckCode code);  // "L4OK", ...; "" for none
 
