@@ -1,6 +1,7 @@
 #include "controlplane/rollout.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -29,12 +30,13 @@ Rollout::Rollout(boost::asio::io_context& io, const Model& model, Publisher& pub
       poll_(io) {}
 
 Result<Compiled> Rollout::publish() {
-  if (gathers_) gather_.cancel();
-  gathers_ = false;
   const TablesView before = publisher_.current();
   const uint64_t number_before = before ? before.generation().number : 0;
   Result<Compiled> compiled = compile(model_, publisher_, dataplane_.stats());
   if (!compiled) return compiled.error();
+  // All that was gathered is in it.
+  if (std::exchange(gathers_, false)) gather_.cancel();
+  if (std::exchange(fault_logged_, false)) spdlog::info("publishing works again");
   if (compiled->generation != number_before) {
     last_ = *compiled;
     published_ns_ = monotonic_ns();
@@ -49,11 +51,18 @@ Result<Compiled> Rollout::publish() {
 void Rollout::publish_soon() {
   if (gathers_) return;
   gathers_ = true;
-  gather_.expires_after(kGather);
+  publish_after(kGather);
+}
+
+void Rollout::publish_after(std::chrono::milliseconds delay) {
+  gather_.expires_after(delay);
   gather_.async_wait([this](const boost::system::error_code& error) {
     if (error || !gathers_) return;
-    if (const Result<Compiled> done = publish(); !done)
-      spdlog::error("not published: {}", done.error().text());
+    const Result<Compiled> done = publish();
+    if (done) return;
+    if (!std::exchange(fault_logged_, true))
+      spdlog::error("not published, will be tried again: {}", done.error().text());
+    publish_after(kRetry);
   });
 }
 

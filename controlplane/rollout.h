@@ -38,14 +38,18 @@ class Rollout {
   static constexpr std::chrono::milliseconds kPatience{1000};
   // How long a change that nobody waits for may be held to share a generation with the next ones.
   static constexpr std::chrono::milliseconds kGather{2};
+  // How often such a change is tried again while it cannot be published (no memory until workers
+  // acknowledge).
+  static constexpr std::chrono::milliseconds kRetry{100};
 
   // `on_settled` is called whenever everything published is acknowledged, or kPatience has passed.
   Rollout(boost::asio::io_context& io, const Model& model, Publisher& publisher, DataplaneView& dataplane,
           std::function<void()> on_settled);
 
-  // Publishes what the model says now. The current generation when nothing differs.
+  // Publishes what the model says now. The current generation when nothing differs. On an Error nothing is
+  // published, and what publish_soon was asked for stays due.
   [[nodiscard]] Result<Compiled> publish();
-  // The same within kGather; a fault is logged and the next change tries again.
+  // The same within kGather, or as soon as it can be: a fault is logged once and tried again every kRetry.
   void publish_soon();
   // Calls `done` from the loop when the generation is acknowledged or kPatience has passed.
   void wait(uint64_t generation, uint64_t received_ns, Waiter done);
@@ -59,6 +63,7 @@ class Rollout {
     uint64_t received_ns;
     Waiter done;
   };
+  void publish_after(std::chrono::milliseconds delay);
   void start_polling();
   void poll();
   void answer(const DataplaneView::Acknowledged& seen, uint64_t acknowledged, uint64_t now_ns);
@@ -69,7 +74,8 @@ class Rollout {
   const std::function<void()> on_settled_;
   boost::asio::steady_timer gather_;
   boost::asio::steady_timer poll_;
-  bool gathers_ = false;
+  bool gathers_ = false;       // a publish_soon is not done yet
+  bool fault_logged_ = false;  // since the last publish that worked
   bool polls_ = false;
   bool settled_ = false;
   uint64_t published_ns_ = monotonic_ns();  // of the newest generation

@@ -202,6 +202,30 @@ TEST_F(RolloutTest, ChangesThatNobodyWaitsForShareAGeneration) {
   EXPECT_EQ(publisher_->current().backend_cold(BackendId{1}).weight, 19u);
 }
 
+// No operator waits for a failed health check or a new MAC: nobody else would repeat it.
+TEST_F(RolloutTest, AChangeThatNobodyWaitsForIsPublishedWhenThereIsRoomAgain) {
+  start_dataplane(1);
+  acknowledge(0, change());
+  ASSERT_TRUE(run_until([&] { return settled_ == 1; }));
+  // A worker that stands still holds every generation, until the segment is full.
+  const auto publish_next_weight = [&] {
+    model_.services[0].backends[0].weight_override = ++weight_;
+    return static_cast<bool>(rollout_->publish());
+  };
+  for (int i = 0; i < 10'000 && publish_next_weight(); i++) {
+  }
+  const uint64_t newest = publisher_->current().generation().number;
+  model_.services[0].backends[1].admin = Admin::drain;
+  rollout_->publish_soon();
+  run_for(std::chrono::milliseconds(20));
+  ASSERT_FALSE(publish_next_weight()) << "full; and an operator's failed change takes nothing off the list";
+  ASSERT_EQ(publisher_->current().generation().number, newest);
+
+  acknowledge(0, newest);
+  ASSERT_TRUE(run_until([&] { return publisher_->current().generation().number > newest; }));
+  EXPECT_EQ(publisher_->current().backend_cold(BackendId{1}).admin, Admin::drain);
+}
+
 TEST_F(RolloutTest, NothingChangedIsTheSameGeneration) {
   const uint64_t generation = change();
   const Result<Compiled> again = rollout_->publish();
