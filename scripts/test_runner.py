@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 EXECUTABLE_TIMEOUT_S = 240
@@ -101,14 +102,18 @@ def finish_group(arguments, passed, failed, skipped, seconds):
 def run_meson_group(arguments):
     started = time.time()
     total_passed, total_failed, total_skipped = 0, [], 0
-    for test in registered_tests(arguments.build, arguments.suites):
+
+    def run_one(test):
         name = f"{arguments.group}-{test['name'].replace(' ', '_').replace('/', '_')}"
         log = arguments.results / f"{name}.log"
-        passed, failed, skipped = run_executable(test, arguments.results / f"{name}.gtest.json", log)
-        if failed:
-            print(f"  {test['name']} failed; the end of {log}:\n{tail(log)}", flush=True)
-        total_passed, total_skipped = total_passed + passed, total_skipped + skipped
-        total_failed += failed
+        return test["name"], log, run_executable(test, arguments.results / f"{name}.gtest.json", log)
+    with ThreadPool(os.cpu_count()) as pool:
+        tests = registered_tests(arguments.build, arguments.suites)
+        for name, log, (passed, failed, skipped) in pool.imap(run_one, tests, chunksize=1):
+            if failed:
+                print(f"  {name} failed; the end of {log}:\n{tail(log)}", flush=True)
+            total_passed, total_skipped = total_passed + passed, total_skipped + skipped
+            total_failed += failed
     finish_group(arguments, total_passed, total_failed, total_skipped, time.time() - started)
 
 
