@@ -106,9 +106,11 @@ void Daemon::remember_published_next_hops() {
   for_each_backend_cold(tables, [&](BackendId id, const BackendCold&) {
     const BackendRecord& record = tables.backend(id);
     if ((record.flags & BackendRecord::kResolved) == 0) return;
-    MacAddress mac;
-    std::memcpy(mac.bytes.data(), record.destination_mac, mac.bytes.size());
-    neighbours_->remember(record.outer_destination, mac);
+    NextHop hop;
+    std::memcpy(hop.mac.bytes.data(), record.destination_mac, hop.mac.bytes.size());
+    std::memcpy(hop.source_mac.bytes.data(), record.source_mac, hop.source_mac.bytes.size());
+    hop.source = record.outer_source;
+    neighbours_->remember(record.outer_destination, hop);
   });
 }
 
@@ -298,7 +300,7 @@ void Daemon::tick() {
     if (starts_seen_ != 0) {
       const StatsHeader& header = dataplane_.stats()->header;
       for (uint32_t i = 0; i < std::min(header.ports_count, limits::kPortsMax); i++) {
-        ports.push_back({header.ports[i].ifindex, static_cast<uint16_t>(i)});
+        ports.push_back({header.ports[i].ifindex, static_cast<uint16_t>(i), header.ports[i].mac});
       }
     }
     neighbours_->set_ports(std::move(ports));

@@ -59,8 +59,8 @@ void Neighbours::set_addresses(std::span<const IpAddress> addresses) {
   if (grew) look(false);
 }
 
-void Neighbours::remember(const IpAddress& address, const MacAddress& mac) {
-  remembered_[address] = mac;
+void Neighbours::remember(const IpAddress& address, const NextHop& published) {
+  remembered_[address] = published;
 }
 
 const NextHop& Neighbours::next_hop(const IpAddress& address) const {
@@ -99,6 +99,7 @@ void Neighbours::refresh_later() {
   refresh_.expires_after(kRetryPeriod);
   refresh_.async_wait([this](const boost::system::error_code& error) {
     if (error) return;
+    drop_unused();
     probe(std::chrono::steady_clock::now());
     refresh_later();
   });
@@ -174,6 +175,11 @@ NextHop Neighbours::resolve(const IpAddress& address, const Entry& entry) {
     hop.why_not = "interface " + link.name + " is not an Ethernet";
     return hop;
   }
+  // Neither tunnelled packets nor health checks could leave.
+  if (!hop.source.is_set()) {
+    hop.why_not = "no source address on " + link.name;
+    return hop;
+  }
   set_port(hop, link);
   if (!hop.why_not.empty()) return hop;
 
@@ -181,11 +187,11 @@ NextHop Neighbours::resolve(const IpAddress& address, const Entry& entry) {
   const auto known = known_.find(key);
   const bool failed = failed_.contains(key);
   if (failed || known != known_.end()) remembered_.erase(address);
-  const auto remembered = remembered_.find(address);
+  const MacAddress* remembered = remembered_mac(address, hop);
   if (known != known_.end()) {
     hop.mac = known->second;
-  } else if (remembered != remembered_.end()) {
-    hop.mac = remembered->second;
+  } else if (remembered != nullptr) {
+    hop.mac = *remembered;
   } else {
     const char* how = route.next_hop.is_v4() ? "ARP" : "neighbour discovery";
     hop.why_not = route.next_hop.text() + (failed ? " does not answer " : " is being asked for by ") + how +
@@ -194,6 +200,25 @@ NextHop Neighbours::resolve(const IpAddress& address, const Entry& entry) {
   }
   hop.resolved = true;
   return hop;
+}
+
+// The predecessor's MAC if it holds for this egress, else null, and then it is forgotten.
+const MacAddress* Neighbours::remembered_mac(const IpAddress& address, const NextHop& hop) {
+  const auto found = remembered_.find(address);
+  if (found == remembered_.end()) return nullptr;
+  const NextHop& published = found->second;
+  if (published.source_mac == hop.source_mac && published.source == hop.source) return &published.mac;
+  remembered_.erase(found);
+  return nullptr;
+}
+
+// Not at once in set_addresses: a reload that fails puts the old addresses back a moment later.
+void Neighbours::drop_unused() {
+  std::set<Key> used;
+  for (const auto& [address, entry] : entries_)
+    used.insert({entry.route.ifindex, entry.route.next_hop});
+  std::erase_if(known_, [&](const auto& item) { return !used.contains(item.first); });
+  std::erase_if(remembered_, [&](const auto& item) { return !entries_.contains(item.first); });
 }
 
 // The data plane's port that is this interface. A port that the kernel does not know (a capture file, a NIC
@@ -208,6 +233,7 @@ void Neighbours::set_port(NextHop& hop, const Link& link) const {
     hop.port = same->number;
   } else if (unnamed != ports_.end()) {
     hop.port = unnamed->number;
+    if (unnamed->mac.is_set()) hop.source_mac = unnamed->mac;
   } else {
     hop.why_not = "the route leaves by " + link.name + ", which is not a port of the data plane";
   }

@@ -7,8 +7,9 @@
 // pass it. Every change in the kernel that can matter leads, after kDebounce, to a new look.
 //
 // A MAC once known stays while the kernel's entry is merely stale or gone, and is dropped when the neighbour
-// gave no answer (NUD_FAILED) or the route leads elsewhere. Cost of a look: one dump of neighbours and links,
-// and one route request per address (5-10 us) when routes changed.
+// gave no answer (NUD_FAILED) or the route leads elsewhere. Memory is that of the addresses followed and of
+// the kernel's own table. Cost of a look: one dump of neighbours and links, and one route request per address
+// (5-10 us) when routes changed.
 #pragma once
 
 #include <chrono>
@@ -46,6 +47,7 @@ class Neighbours {
   struct Port {
     uint32_t ifindex = 0;  // 0: the kernel has no such interface
     uint16_t number = 0;
+    MacAddress mac = {};  // its own: the source of its frames when the kernel has no such interface
     bool operator==(const Port&) const = default;
   };
   // Empty: no data plane seen yet, every interface counts as port 0.
@@ -53,8 +55,10 @@ class Neighbours {
 
   // Resolves exactly these from now on. Those that are new are looked up at once.
   void set_addresses(std::span<const IpAddress> addresses);
-  // What a predecessor had published for this address: used until the kernel knows better.
-  void remember(const IpAddress& address, const MacAddress& mac);
+  // What a predecessor had published for this address: its `mac` is used until the kernel knows better, but
+  // only if packets still leave from the same `source_mac` and `source`. By another way there is another
+  // gateway.
+  void remember(const IpAddress& address, const NextHop& published);
 
   // Unresolved, with the reason, for an address not in set_addresses.
   const NextHop& next_hop(const IpAddress& address) const;
@@ -76,6 +80,9 @@ class Neighbours {
   bool look(bool routes);
   void look_up_route(const IpAddress& address, Entry& entry);
   NextHop resolve(const IpAddress& address, const Entry& entry);
+  const MacAddress* remembered_mac(const IpAddress& address, const NextHop& hop);
+  // Forgets what no followed address uses.
+  void drop_unused();
   void set_port(NextHop& hop, const Link& link) const;
   void probe(std::chrono::steady_clock::time_point now);
 
@@ -91,10 +98,10 @@ class Neighbours {
   std::map<IpAddress, Entry> entries_;
   std::vector<Port> ports_;
   std::map<uint32_t, Link> links_;
-  std::map<Key, Neighbour> kernel_;             // as of the last look
-  std::map<Key, MacAddress> known_;             // last valid MAC
-  std::set<Key> failed_;                        // gave no answer since the last look
-  std::map<IpAddress, MacAddress> remembered_;  // by address of the backend
+  std::map<Key, Neighbour> kernel_;          // as of the last look
+  std::map<Key, MacAddress> known_;          // last valid MAC
+  std::set<Key> failed_;                     // gave no answer since the last look
+  std::map<IpAddress, NextHop> remembered_;  // by address of the backend
   std::map<Key, std::chrono::steady_clock::time_point> probed_;
 };
 

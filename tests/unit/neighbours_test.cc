@@ -78,6 +78,14 @@ class NeighboursTest : public testing::Test {
   void run_until_resolved(const char* address) {
     run_until([&] { return hop(address).resolved; });
   }
+  // As a predecessor had published it when packets left by here0.
+  static NextHop published(const char* gateway) {
+    NextHop hop;
+    hop.mac = mac(gateway);
+    hop.source_mac = mac("02:00:00:00:07:01");
+    hop.source = ip("10.7.0.1");
+    return hop;
+  }
   const NextHop& hop(const char* address) const { return neighbours_->next_hop(ip(address)); }
   template <size_t N>
   void follow(const std::array<const char*, N>& texts) {
@@ -175,13 +183,48 @@ TEST_F(NeighboursTest, AKnownMacSurvivesTheKernelsForgetting) {
 }
 
 TEST_F(NeighboursTest, ARememberedMacBridgesTheTimeUntilTheKernelKnowsBetter) {
-  neighbours_->remember(ip("10.7.0.2"), mac("02:00:00:00:00:99"));
-  neighbours_->remember(ip("10.7.0.98"), mac("02:00:00:00:00:98"));
+  neighbours_->remember(ip("10.7.0.2"), published("02:00:00:00:00:99"));
+  neighbours_->remember(ip("10.7.0.98"), published("02:00:00:00:00:98"));
   follow(std::array{"10.7.0.2", "10.7.0.98"});
   EXPECT_TRUE(hop("10.7.0.2").resolved);
   EXPECT_EQ(hop("10.7.0.2").mac, mac("02:00:00:00:00:99"));
   run_until([&] { return hop("10.7.0.2").mac == mac("02:00:00:00:07:02"); });
   run_until([&] { return !hop("10.7.0.98").resolved; });
+}
+
+TEST_F(NeighboursTest, ARememberedMacIsNotUsedByAnotherWayOut) {
+  NextHop other_interface = published("02:00:00:00:00:97");
+  other_interface.source_mac = mac("02:00:00:00:09:01");
+  NextHop other_source = published("02:00:00:00:00:98");
+  other_source.source = ip("10.9.0.1");
+  neighbours_->remember(ip("10.7.0.97"), other_interface);
+  neighbours_->remember(ip("10.7.0.98"), other_source);
+  follow(std::array{"10.7.0.97", "10.7.0.98"});
+  EXPECT_FALSE(hop("10.7.0.97").resolved);
+  EXPECT_FALSE(hop("10.7.0.98").resolved);
+}
+
+// As a reload does that takes a backend out and later puts it back.
+TEST_F(NeighboursTest, WhatIsKnownOfAnAddressThatNobodyUsesIsForgotten) {
+  neighbours_->remember(ip("10.7.0.98"), published("02:00:00:00:00:98"));
+  follow(std::array{"10.7.0.2"});
+  run_until_resolved("10.7.0.2");
+  io_.restart();
+  io_.run_for(Neighbours::kRetryPeriod * 2);
+  follow(std::array{"10.7.0.2", "10.7.0.98"});
+  EXPECT_TRUE(hop("10.7.0.2").resolved);
+  EXPECT_FALSE(hop("10.7.0.98").resolved);
+}
+
+TEST_F(NeighboursTest, WithoutASourceAddressThereIsNoWayToABackendUntilThereIsOne) {
+  run("ip addr flush dev here0 scope global");
+  run("ip route add 10.7.0.0/24 dev here0");
+  follow(std::array{"10.7.0.2"});
+  EXPECT_FALSE(hop("10.7.0.2").resolved);
+  EXPECT_EQ(hop("10.7.0.2").why_not, "no source address on here0");
+  run("ip addr add 10.7.0.1/24 dev here0");
+  run_until_resolved("10.7.0.2");
+  EXPECT_EQ(hop("10.7.0.2").source, ip("10.7.0.1"));
 }
 
 TEST_F(NeighboursTest, RoutesAndLinksThatComeAndGoAreFollowed) {
@@ -206,9 +249,15 @@ TEST_F(NeighboursTest, TheEgressInterfaceMustBeAPortOfTheDataPlane) {
   neighbours_->set_ports({{1000, 0}});
   run_until([&] { return !hop("10.7.0.2").resolved; });
   EXPECT_NE(hop("10.7.0.2").why_not.find("here0, which is not a port of the data plane"), std::string::npos);
-  neighbours_->set_ports({{1000, 0}, {0, 2}});  // a port that the kernel does not see
+  neighbours_->set_ports(
+      {{1000, 0}, {0, 2, mac("02:00:00:00:00:d2")}});  // a port that the kernel does not see
   run_until([&] { return hop("10.7.0.2").resolved; });
   EXPECT_EQ(hop("10.7.0.2").port, 2);
+  EXPECT_EQ(hop("10.7.0.2").source_mac, mac("02:00:00:00:00:d2"));
+  neighbours_->set_ports({{here, 1, mac("02:00:00:00:00:d1")}});
+  run_until([&] { return hop("10.7.0.2").port == 1; });
+  EXPECT_EQ(hop("10.7.0.2").source_mac, mac("02:00:00:00:07:01"))
+      << "the kernel's, which may be changed there";
 }
 
 TEST_F(NeighboursTest, AnInterfaceWithoutNeighboursIsNoWayToABackend) {
