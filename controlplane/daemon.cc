@@ -16,6 +16,7 @@ namespace sluice {
 namespace {
 
 constexpr std::chrono::milliseconds kTick{100};
+constexpr uint64_t kSteeringRetryNs = 1'000'000'000;
 
 CheckTarget target_of(const Service& service, const Backend& backend) {
   CheckTarget target;
@@ -57,7 +58,7 @@ Daemon::Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publis
       dataplane_(options.directory),
       signals_(io, SIGTERM, SIGINT, SIGHUP),
       tick_(io) {
-  rollout_ = std::make_unique<Rollout>(io, model_, publisher_, dataplane_, [this] { on_settled(); });
+  rollout_ = std::make_unique<Rollout>(io, model_, publisher_, dataplane_, [this] { follow_steering(); });
   checker_ = std::make_unique<HealthChecker>(
       io, options.checks_at_a_time,
       [this](BackendId id, const CheckResult& result, Health health) { on_check(id, result, health); });
@@ -72,13 +73,7 @@ Result<Done> Daemon::begin(const Config& config) {
   Result<std::unique_ptr<Neighbours>> neighbours = Neighbours::open(io_, [this] { copy_next_hops(); });
   if (!neighbours) return neighbours.error();
   neighbours_ = std::move(*neighbours);
-  Result<SteerMap> steer = SteerMap::open(options_.directory);
-  if (steer) {
-    steer_ = std::move(*steer);
-  } else {
-    steering_fault_ = steer.error().text();
-    spdlog::warn("no steering of kernel-owned NICs (others need none): {}", steering_fault_);
-  }
+  follow_steering();
   dataplane_.refresh();
   tick();
 
@@ -143,12 +138,11 @@ Result<Daemon::Change> Daemon::adopt(const Config& config) {
   if (!published) {
     std::swap(model_, next);
     follow_model();
-    return published.error();
+    rollout_->publish_soon();  // next hops may have moved meanwhile
   }
-  for (const Service& service : model_.services) {
-    for (const Backend& backend : service.backends)
-      follow_checks(service, backend);
-  }
+  // Also after a fault: follow_model has forgotten the checks of the backends that were to go.
+  follow_all_checks();
+  if (!published) return published.error();
   return Change{published->generation != number_before, published->generation};
 }
 
@@ -188,6 +182,13 @@ void Daemon::copy_next_hops() {
     }
   }
   if (changed) rollout_->publish_soon();
+}
+
+void Daemon::follow_all_checks() {
+  for (const Service& service : model_.services) {
+    for (const Backend& backend : service.backends)
+      follow_checks(service, backend);
+  }
 }
 
 // A backend in maintenance is left alone, and what was seen of it before says nothing about it after.
@@ -278,17 +279,34 @@ Daemon::Reload Daemon::reload() {
   return outcome;
 }
 
-// Workers know the new services and have forgotten the removed ones: now steering may follow.
-void Daemon::on_settled() {
-  if (!steer_.is_open()) return;
-  const Result<Done> synced = steer_.sync(model_.services);
-  const std::string fault = synced ? "" : synced.error().text();
-  if (!fault.empty() && fault != steering_fault_) spdlog::error("{}", fault);
+void Daemon::follow_steering() {
+  steering_tried_ns_ = monotonic_ns();
+  std::string fault;
+  if (!steer_.is_open()) {
+    Result<SteerMap> opened = SteerMap::open(options_.directory);
+    if (opened) {
+      steer_ = std::move(*opened);
+    } else {
+      fault = opened.error().text();
+    }
+  }
+  if (steer_.is_open()) {
+    // Until the workers know the new services and have forgotten the removed ones; then this is called again.
+    if (!rollout_->settled()) return;
+    if (const Result<Done> synced = steer_.sync(model_.services); !synced) fault = synced.error().text();
+  }
+  if (fault == steering_fault_) return;
   steering_fault_ = fault;
+  if (fault.empty()) {
+    spdlog::info("steering of kernel-owned NICs works");
+  } else {
+    spdlog::warn("steering of kernel-owned NICs (others need none) does not follow: {}", fault);
+  }
 }
 
 void Daemon::tick() {
-  publisher_.header().heartbeat_ns.store(monotonic_ns(), std::memory_order_relaxed);
+  const uint64_t now_ns = monotonic_ns();
+  publisher_.header().heartbeat_ns.store(now_ns, std::memory_order_relaxed);
   dataplane_.refresh();
   if (dataplane_.fault() != dataplane_fault_seen_) {
     dataplane_fault_seen_ = dataplane_.fault();
@@ -305,6 +323,8 @@ void Daemon::tick() {
     }
     neighbours_->set_ports(std::move(ports));
   }
+  // bpffs may be mounted, or the permission given, after our start.
+  if (!steering_fault_.empty() && now_ns - steering_tried_ns_ >= kSteeringRetryNs) follow_steering();
   tick_.expires_after(kTick);
   tick_.async_wait([this](const boost::system::error_code& error) {
     if (!error) tick();

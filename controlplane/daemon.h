@@ -83,10 +83,13 @@ class Daemon {
   [[nodiscard]] Result<Change> publish_edit(Backend& backend, Backend before);
   // Makes next hops, ids and checks follow the model after its set of backends changed.
   void follow_model();
+  void follow_all_checks();
   void copy_next_hops();
   void follow_checks(const Service& service, const Backend& backend);
   void on_check(BackendId id, const CheckResult& result, Health health);
-  void on_settled();
+  // Opens the steering map if it is not open, and makes it equal to the services when the workers know them.
+  // Called when a publish has settled, and every second from tick while it fails.
+  void follow_steering();
   void tick();
   void wait_for_signals();
 
@@ -101,6 +104,7 @@ class Daemon {
   std::unique_ptr<HealthChecker> checker_;
   SteerMap steer_;
   std::string steering_fault_;
+  uint64_t steering_tried_ns_ = 0;
   std::unique_ptr<ProtocolServer> server_;
   boost::asio::signal_set signals_;
   boost::asio::steady_timer tick_;

@@ -54,6 +54,8 @@ class Rollout {
   // Calls `done` from the loop when the generation is acknowledged or kPatience has passed.
   void wait(uint64_t generation, uint64_t received_ns, Waiter done);
 
+  // Everything published is acknowledged, or kPatience has passed: on_settled has been called for it.
+  bool settled() const { return settled_; }
   // Last build, for `show dataplane`.
   const Compiled& last() const { return last_; }
 

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "bpf/steer_abi.h"
+#include "src/segment.h"
 #include "src/size_limits.h"
 
 namespace sluice {
@@ -72,21 +73,20 @@ Result<Done> make_directories(const std::string& bpffs, const std::string& direc
     return Error{"no bpffs at " + bpffs, "sudo mount -t bpf bpf " + bpffs};
   }
   for (const std::string& path : {bpffs + "/sluice", directory}) {
-    if (mkdir(path.c_str(), 0755) != 0 && errno != EEXIST) return bpf_error("cannot create " + path, -errno);
+    if (mkdir(path.c_str(), 0755) == 0) {
+      // Whatever our umask: the data plane and `bpftool` may run as others, the map has a mode of its own.
+      if (chmod(path.c_str(), 0755) != 0) return bpf_error("cannot set the mode of " + path, -errno);
+    } else if (errno != EEXIST) {
+      return bpf_error("cannot create " + path, -errno);
+    }
   }
   return Done{};
-}
-
-std::string last_component(std::string path) {
-  while (path.size() > 1 && path.back() == '/')
-    path.pop_back();
-  return path.substr(path.rfind('/') + 1);
 }
 
 }  // namespace
 
 Result<SteerMap> SteerMap::open(const std::string& instance_directory, const std::string& bpffs) {
-  const std::string directory = bpffs + "/sluice/" + last_component(instance_directory);
+  const std::string directory = bpffs + "/sluice/" + instance_name(instance_directory);
   if (const Result<Done> made = make_directories(bpffs, directory); !made) return made.error();
   SteerMap map;
   map.path_ = directory + "/" + SLUICE_VIPS_MAP_NAME;
