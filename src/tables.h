@@ -17,8 +17,10 @@
 //
 // Identity: a ServiceId / BackendId is a position in the paged arrays. A backend keeps its id as long as it
 // is configured, whatever its weight, health or address. A removed backend's id is handed out again only
-// limits::kIdleTimeoutMax + kSweepPeriodMax seconds after every worker has acknowledged its removal: by then
-// every flow that named it has either been selected afresh (a packet came) or expired.
+// limits::kIdleTimeoutMax + kSweepPeriodMax + 60 seconds after its removal was published (kQuarantineNs,
+// controlplane/compile.h): by then every flow that named it has either been selected afresh (a packet came) or
+// expired. The minute is for the workers to take the generation up, which they do within microseconds; their
+// acknowledgement is not asked for.
 #pragma once
 
 #include <atomic>
