@@ -99,7 +99,8 @@ class Demo:
         for finding in self.findings:
             print(f"  {finding['name']:<{width}}  {'ok  ' if finding['ok'] else 'FAIL'}  {finding['observed']}")
         bad = [finding for finding in self.findings if not finding["ok"]]
-        print(f"\n{len(self.findings) - len(bad)} of {len(self.findings)} observations are what they should be", flush=True)
+        good = len(self.findings) - len(bad)
+        print(f"\n{good} of {len(self.findings)} observations are what they should be", flush=True)
         return not bad
 
 

@@ -65,7 +65,8 @@ ensure_bpffs
 ensure_hugepages
 step "build: $REPOSITORY/build"
 configure "$REPOSITORY/build" --buildtype=release -Dnative=true
-compile "$REPOSITORY/build" bpf/sluice-decap bpf/steer.bpf.o dataplane/sluice-dataplane controlplane/sluiced controlplane/sluice
+compile "$REPOSITORY/build" bpf/sluice-decap bpf/steer.bpf.o dataplane/sluice-dataplane \
+  controlplane/{sluiced,sluice}
 status=0
 "${DEMO[@]}" ${keep:+--keep} ${json:+--json "$json"} || status=$?
 exit "$status"

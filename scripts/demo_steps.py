@@ -60,7 +60,8 @@ def connect_from_both(demo, connections):
     """(answers by backend, number of failures), half of the connections from each client."""
     counts, failures = {}, 0
     for client in ("c1", "c2"):
-        results = curl_many(demo.fabric.hosts[client], WEB, connections // 2)
+        results = curl_many(demo.fabric.hosts[client], WEB, connections // 2,
+                            source=demo.fabric.fresh_address(client))
         failures += len(results.failures) + connections // 2 - results.total
         for name, count in results.by_backend.items():
             counts[name] = counts.get(name, 0) + count
@@ -192,7 +193,8 @@ def a_backend_dies_and_comes_back(demo):
                  "down by fall = 2 checks (interval 200 ms), no slot left", seen["slots"] == 0)
     wait_until(lambda: balancer.workers_current(), "the workers know")
     results = curl_many(fabric.hosts["c1"], WEB, 500)
-    demo.finding("500 connections without b2", f"{dict(sorted(results.by_backend.items()))}, {len(results.failures)} failed",
+    demo.finding("500 connections without b2",
+                 f"{dict(sorted(results.by_backend.items()))}, {len(results.failures)} failed",
                  "all answered, none by b2",
                  not results.failures and results.total == 500 and set(results.by_backend) == {"b1", "b3"})
     started = time.monotonic()
@@ -200,7 +202,8 @@ def a_backend_dies_and_comes_back(demo):
     wait_until(lambda: state()["takes_new_flows"] and balancer.workers_current(), "web/b2 is up again", poll_s=0.02)
     seen = state()
     results = curl_many(fabric.hosts["c1"], WEB, 500)
-    demo.finding("nginx of b2 back", f"up after {time.monotonic() - started:.2f} s with {seen['slots']} slots; then of 500 "
+    demo.finding("nginx of b2 back",
+                 f"up after {time.monotonic() - started:.2f} s with {seen['slots']} slots; then of 500 "
                  f"connections {dict(sorted(results.by_backend.items()))}, {len(results.failures)} failed",
                  "up by rise = 2 checks, takes connections again",
                  not results.failures and results.by_backend["b2"] > 0)

@@ -4,8 +4,8 @@
 #   packages     missing ones are installed, and stay; their services are not started
 #   hugepages    2 MiB pages are added to those reserved; as many are given back
 #   bpffs        /sys/fs/bpf is mounted if it is not; the last user unmounts it
-# What is to be undone is kept in files below $SLUICE_STATE, one folder a user: scripts may run at the same time, one that
-# was killed is cleaned up after by the next, and a demo that was kept is undone by `demo.sh --stop`.
+# What is to be undone is kept in files below $SLUICE_STATE, one folder a user: scripts may run at the same time, one
+# that was killed is cleaned up after by the next, and a demo that was kept is undone by `demo.sh --stop`.
 
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SLUICE_STATES=/run/sluice-setup

@@ -51,7 +51,9 @@ ensure_hugepages
 rm -rf "$RESULTS"
 mkdir -p "$RESULTS"
 
-runner() { /usr/bin/python3 "$REPOSITORY/scripts/test_runner.py" "$1" --results "$RESULTS" --started "$SECONDS_AT_START" "${@:2}"; }
+runner() {
+  /usr/bin/python3 "$REPOSITORY/scripts/test_runner.py" "$1" --results "$RESULTS" --started "$SECONDS_AT_START" "${@:2}"
+}
 
 # Test executables of one build folder, by Meson suite: whatever is registered is built and run.
 #   meson_group GROUP FOLDER SUITE...
@@ -95,8 +97,8 @@ if wanted tsan; then
 fi
 if wanted fuzz; then
   step "build: $BUILD/fuzz (libFuzzer)"
-  CC=clang-14 CXX=clang++-14 configure "$BUILD/fuzz" --buildtype=debug -Doptimization=1 -Ddpdk=false -Dbpf=false -Dfuzz=true \
-    -Db_lundef=false $WERROR
+  CC=clang-14 CXX=clang++-14 configure "$BUILD/fuzz" --buildtype=debug -Doptimization=1 -Ddpdk=false -Dbpf=false \
+    -Dfuzz=true -Db_lundef=false $WERROR
   meson_group fuzz "$BUILD/fuzz" fuzz
 fi
 for folder in packet system; do

@@ -82,6 +82,7 @@ class Fabric(Lab):
         super().__init__(name, folder)
         self.fabric_mtu = fabric_mtu
         self.nginx = {}
+        self._addresses_given = 0
         # Core 1 is the worker's, which polls and never sleeps; everything else keeps to core 0.
         if os.cpu_count() > 1:
             os.sched_setaffinity(0, {0})
@@ -115,6 +116,14 @@ class Fabric(Lab):
                 f"route add default via {gateway4}", f"route add default via {gateway6}")
         # Thousands of short connections to one address and port in a few seconds: more ports.
         host.sysctl(net__ipv4__ip_local_port_range="10000 65000")
+
+    def fresh_address(self, client):
+        """One more IPv4 address of a client, with no history: see traffic.curl_many."""
+        self._addresses_given += 1
+        first = CLIENTS[client][0].rsplit(".", 1)
+        address = f"{first[0]}.{int(first[1]) + self._addresses_given}"
+        self.hosts[client].ip(f"addr add {address}/25 dev eth0")
+        return address
 
     def _connect_to_switch(self, name, number):
         net, host = self.hosts["net"], self.hosts[name]

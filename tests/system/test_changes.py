@@ -72,8 +72,8 @@ def test_drain_takes_no_new_connection_and_keeps_the_old(balancer):
 def test_a_weight_changes_the_spread(balancer):
     answer = balancer.change("backend", "weight", "web/b2", "400")
     assert answer["acknowledged"]
-    for attempt in range(2):
-        results = curl_many(balancer.fabric.hosts["c1"], WEB, 3000)
+    for _ in range(2):
+        results = curl_many(balancer.fabric.hosts["c1"], WEB, 3000, source=balancer.fabric.fresh_address("c1"))
         assert results.failures == []
         spread = Spread(results.by_backend, {"b1": 100, "b2": 400, "b3": 100})
         if spread.ok:
@@ -119,8 +119,10 @@ def test_a_backend_that_answers_with_an_error_is_out(balancer):
     """HTTP checks look at the status, not only at the port."""
     balancer.write_config(CONFIG.replace('path = "/health"', 'path = "/no-such-page"'))
     balancer.change("reload")
-    wait_until(lambda: all(b["check"]["result"] == "L7STS" and b["health"] == "down" for b in balancer.backends().values()),
-               "all backends are down by L7STS")
+
+    def all_down():
+        return all(b["check"]["result"] == "L7STS" and b["health"] == "down" for b in balancer.backends().values())
+    wait_until(all_down, "all backends are down by L7STS")
     assert curl_once(balancer.fabric.hosts["c1"], WEB, "/", "--connect-timeout", "1")[0] == 0
     assert balancer.reasons()["no_backend"] > 0
     balancer.write_config(CONFIG)

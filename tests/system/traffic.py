@@ -26,11 +26,15 @@ class CurlResults:
         self.total = len(self.answers)
 
 
-def curl_many(host, vip, count, path="/", parallel=32, timeout_s=120, max_time_s=10):
-    """`count` requests, each on a connection of its own."""
+def curl_many(host, vip, count, path="/", parallel=32, timeout_s=120, max_time_s=10, source=None):
+    """`count` requests, each on a connection of its own.
+
+    To judge the spread, give a `source` address that was not used before: a client avoids the ports that its earlier
+    connections to the VIP left in TIME_WAIT, and which those are depends on the backend, so the rest is no fair sample.
+    """
     # [1-N] is curl's own counter; the fragment is not sent.
     result = host.run("curl", "-s", "-Z", "--parallel-max", parallel, "--max-time", max_time_s,
-                      "-H", "Connection: close", "-o", "/dev/null",
+                      *(("--interface", source) if source else ()), "-H", "Connection: close", "-o", "/dev/null",
                       "-w", "%{http_code} %{exitcode} %header{x-backend}\n", f"{url(vip, path)}#[1-{count}]",
                       check=False, timeout=timeout_s)
     return CurlResults(line for line in result.stdout.splitlines() if line.strip())
