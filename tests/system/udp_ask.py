@@ -11,8 +11,10 @@ import sys
 
 address, port, sockets, datagrams, size = sys.argv[1], *map(int, sys.argv[2:6])
 results = []
+clients = []  # all stay open: a port given twice would be one flow
 for _ in range(sockets):
     client = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    clients.append(client)
     client.settimeout(2)
     client.connect((address, port))
     answers = []
