@@ -1,6 +1,8 @@
 #include "controlplane/config.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
 
 #include <cstdio>
 #include <cstring>
@@ -11,14 +13,46 @@
 namespace sluice {
 namespace {
 
-// The file's bytes, or errno.
-int read_file(const std::string& path, std::string& text) {
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "re"), &std::fclose);
-  if (file == nullptr) return errno;
+// A full configuration (131,072 backends) has some 10 MiB.
+constexpr size_t kFileBytesMax = 64u << 20;
+// TOML lets a key have any number of parts, and the parser's memory of them is as deep. Ours have three.
+constexpr uint32_t kKeyPartsMax = 32;
+
+// The file's bytes; or what is wrong with it. Never waits: a FIFO or a device is no configuration.
+std::string read_file(const std::string& path, std::string& text) {
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) return std::strerror(errno);
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(fdopen(descriptor, "r"), &std::fclose);
+  struct stat status;
+  if (fstat(descriptor, &status) != 0) return std::strerror(errno);
+  if (S_ISDIR(status.st_mode)) return std::strerror(EISDIR);
+  if (!S_ISREG(status.st_mode)) return "it is not a regular file";
   char buffer[65536];
-  while (const size_t got = std::fread(buffer, 1, sizeof buffer, file.get()))
+  while (const size_t got = std::fread(buffer, 1, sizeof buffer, file.get())) {
     text.append(buffer, got);
-  return std::ferror(file.get()) != 0 ? errno : 0;
+    if (text.size() > kFileBytesMax)
+      return "it is larger than " + std::to_string(kFileBytesMax >> 20) + " MiB";
+  }
+  return std::ferror(file.get()) != 0 ? std::strerror(errno) : "";
+}
+
+// Where a key of more than kKeyPartsMax parts begins to have them, if anywhere: a run of that many dots with
+// nothing between them that could end a key. What is quoted counts as part of a key, which it may be.
+std::optional<Position> key_of_too_many_parts(std::string_view text) {
+  Position at{1, 0};
+  uint32_t dots = 0;
+  for (const char c : text) {
+    at.column++;
+    if (c == '.') {
+      if (++dots > kKeyPartsMax) return at;
+    } else if (c == '=' || c == ',' || c == '[' || c == ']' || c == '{' || c == '}' || c == '#') {
+      dots = 0;
+    } else if (c == '\n') {
+      at = {at.line + 1, 0};
+      dots = 0;
+    }
+  }
+  return std::nullopt;
 }
 
 // As much white space as the first `characters` of a line take on a terminal.
@@ -51,6 +85,11 @@ ConfigResult parse_config(std::string_view text, const std::string& file) {
   ConfigResult result;
   DiagnosticSink sink(text, file);
   Config config;
+  if (const std::optional<Position> at = key_of_too_many_parts(text)) {
+    sink.syntax_error(*at, "more than " + std::to_string(kKeyPartsMax) + " dots in a row");
+    result.errors = sink.take_errors();
+    return result;
+  }
   try {
     config = read_config(toml::parse(text, std::string_view(file)), sink);
   } catch (const toml::parse_error& fault) {
@@ -64,10 +103,10 @@ ConfigResult parse_config(std::string_view text, const std::string& file) {
 
 ConfigResult load_config(const std::string& path) {
   std::string text;
-  if (const int fault = read_file(path, text); fault != 0) {
+  if (const std::string fault = read_file(path, text); !fault.empty()) {
     ConfigResult result;
-    result.errors.push_back({Diagnostic::Kind::file, path, 0, 0,
-                             "cannot read the configuration: " + std::string(std::strerror(fault)), "", ""});
+    result.errors.push_back(
+        {Diagnostic::Kind::file, path, 0, 0, "cannot read the configuration: " + fault, "", ""});
     return result;
   }
   return parse_config(text, path);

@@ -60,7 +60,7 @@ struct ServiceConfig {
   uint32_t lookup_slots = limits::kLookupSlotsDefault;  // `table_size = 65537 | 655373`
   bool initially_up = false;  // `initially = "up" | "down"`: what a backend counts as before its first check
   uint16_t idle_syn_s = limits::kIdleSynDefault;  // `idle_timeout = { syn = "30s", established = "15m",
-  uint16_t idle_established_s = limits::kIdleEstablishedDefault;  //         closing = "20s", udp = "60s" }`
+  uint16_t idle_established_s = limits::kIdleEstablishedDefault;  //         closing = "60s", udp = "60s" }`
   uint16_t idle_closing_s = limits::kIdleClosingDefault;
   uint16_t idle_udp_s = limits::kIdleUdpDefault;
   HealthConfig health;

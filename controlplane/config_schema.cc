@@ -224,7 +224,7 @@ Config read_config(const toml::table& root, DiagnosticSink& sink) {
   }
   reader.finish();
 
-  if (tables && tables->empty()) sink.error({}, "the file has no service", "add a [[service]]");
+  if (tables && tables->empty()) sink.error({1, 1}, "the file has no service", "add a [[service]]");
   if (config.services.size() > limits::kServicesMax) {
     sink.error({}, "the file has " + std::to_string(config.services.size()) + " services; at most " +
                        std::to_string(limits::kServicesMax) + " are possible");

@@ -1,6 +1,6 @@
 // Keeps the steering program's map of VIPs (bpf/steer_abi.h) equal to the configuration.
 //
-// The map is pinned at /sys/fs/bpf/sluice/INSTANCE/sluice_vips, INSTANCE being the last component of the
+// The map is pinned at /sys/fs/bpf/sluice/INSTANCE/sluice_vips, INSTANCE being the instance_name() of the
 // instance's directory; whoever of sluiced and the data plane comes first makes it. It outlives both, so
 // steering goes on while either restarts. Writer: sluiced. Readers: the XDP program on the NICs.
 //

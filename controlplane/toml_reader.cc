@@ -15,9 +15,12 @@ std::string quoted(std::string_view text, char quote = '\'') {
 // A message is one line, whatever the value holds.
 std::string printable(std::string text) {
   std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+      text.begin(), text.end(), [](unsigned char c) { return (c < 0x20 && c != '\t') || c == 0x7f; }, '?');
   return text;
 }
+
+// A longer line helps nobody.
+constexpr size_t kSourceLineMax = 500;
 
 std::string_view type_name(const toml::node& node) {
   switch (node.type()) {
@@ -120,9 +123,11 @@ Diagnostic DiagnosticSink::make(Diagnostic::Kind kind, Position where, std::stri
           file_,
           where.line,
           where.column,
-          std::move(message),
+          printable(std::move(message)),
           std::move(suggestion),
-          has_line ? std::string(lines_[where.line - 1]) : ""};
+          has_line && lines_[where.line - 1].size() <= kSourceLineMax
+              ? printable(std::string(lines_[where.line - 1]))
+              : ""};
 }
 
 void DiagnosticSink::error(Position where, std::string message, std::string suggestion) {

@@ -115,6 +115,12 @@ const std::byte* Instance::attach_tables() {
     last_error_ = tables.error().what;
     return nullptr;
   }
+  const uint64_t root =
+      uint64_t{tables->as<const TablesHeader>().current.load(std::memory_order_acquire)} * 64;
+  if (root + sizeof(Generation) > tables->size()) {
+    tell(directory_ + "/" + kTablesSegment.file + " is damaged: not used");
+    return nullptr;
+  }
   last_error_.clear();
   tables_.push_back(std::move(*tables));
   auto& flows = flows_.as<FlowsHeader>();
@@ -151,6 +157,13 @@ void Instance::announce(const std::vector<PortInfo>& ports, const Options& optio
   std::snprintf(header.version, sizeof header.version, "%s", SLUICE_VERSION);
   // Release: all of the above is seen by whoever sees the new number (sluiced's load-acquire).
   header.starts.fetch_add(1, std::memory_order_release);
+}
+
+void Instance::tell_if_removed() {
+  if (told_removed_ || (!stats_.is_stale() && !flows_.is_stale())) return;
+  told_removed_ = true;
+  tell("stats or flows was removed from " + directory_ +
+       ": forwarding goes on, but nobody sees it\n  try: restart sluice-dataplane");
 }
 
 void Instance::heartbeat() {

@@ -38,6 +38,8 @@ class Instance {
 
   void announce(const std::vector<PortInfo>& ports, const Options& options, uint64_t tsc_hz);
   void heartbeat();
+  // On stderr, once.
+  void tell_if_removed();
   // An orderly end.
   void leave();
 
@@ -51,6 +53,7 @@ class Instance {
   Segment flows_;
   std::vector<Segment> tables_;  // all that were ever mapped: workers may still read an old one
   std::string last_error_;
+  bool told_removed_ = false;
 };
 
 }  // namespace sluice

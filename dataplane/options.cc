@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <set>
 
 #include <CLI/CLI.hpp>
 
@@ -111,6 +112,9 @@ Result<Cores> choose_cores(const Options& options) {
     if (!std::binary_search(usable.begin(), usable.end(), core)) {
       return Error{"this process may not use CPU " + std::to_string(core), "lscpu; taskset -p $$"};
     }
+  }
+  if (std::set<uint32_t>(cores.workers.begin(), cores.workers.end()).size() != cores.workers.size()) {
+    return Error{"--cores names a CPU twice: a poll-mode worker takes all of one", "lscpu"};
   }
   // The main thread sleeps nearly always; on a CPU of its own if there is one.
   cores.main = usable.front();

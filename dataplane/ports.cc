@@ -209,6 +209,20 @@ void stop_ports() {
   }
 }
 
+void tell_lost_interfaces(const StatsHeader& stats) {
+  static bool told[limits::kPortsMax] = {};
+  for (uint32_t port = 0; port < stats.ports_count; port++) {
+    const PortInfo& one = stats.ports[port];
+    if (told[port] || one.interface[0] == '\0') continue;
+    const bool gone = if_nametoindex(one.interface) != one.ifindex;
+    if (!gone && (one.steered == 0 || has_program(one.interface))) continue;
+    told[port] = true;
+    std::fprintf(stderr,
+                 "sluice-dataplane: %s %s: no packet comes from it\n  try: restart sluice-dataplane\n",
+                 one.interface, gone ? "is gone" : "has lost its steering program");
+  }
+}
+
 void copy_port_counters(StatsHeader& stats) {
   for (uint16_t port = 0; port < stats.ports_count; port++) {
     rte_eth_stats counted;

@@ -20,6 +20,10 @@ Result<std::vector<std::string>> port_arguments(const Options& options);
 Result<Done> start_ports(uint32_t workers, const Options& options, std::vector<PortInfo>& ports);
 void stop_ports();
 
+// Says on stderr, once for each, which port's kernel interface is gone or has lost its steering program: no
+// packet will come from it until a restart (main thread).
+void tell_lost_interfaces(const StatsHeader& stats);
+
 // Copies the ports' own counters into the stats segment (main thread).
 void copy_port_counters(StatsHeader& stats);
 

@@ -1,5 +1,6 @@
 #include "dataplane/replay.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "controlplane/compile.h"
@@ -101,8 +102,9 @@ void Replay::add(uint64_t time_us, const uint8_t* data, uint32_t captured_bytes,
 
 void Replay::flush(const Done& done) {
   if (batch_.count == 0) return;
-  const auto now_s = static_cast<uint32_t>(pending_.front().time_us / 1'000'000);
-  pipeline_.process(batch_, publisher_.current(), now_s);
+  // Captures of several queues are not quite in order; time does not go back.
+  now_s_ = std::max(now_s_, static_cast<uint32_t>(pending_.front().time_us / 1'000'000));
+  pipeline_.process(batch_, publisher_.current(), now_s_);
   pipeline_.account(batch_);
   for (uint32_t i = 0; i < batch_.count; i++) {
     done({pending_[i].number, pending_[i].time_us, pending_[i].flow, &batch_.packets[i]});

@@ -70,6 +70,7 @@ class Replay {
   Pipeline pipeline_;
   Batch batch_;
   std::vector<Pending> pending_;  // of the batch, by position
+  uint32_t now_s_ = 0;            // of the capture, never going back
   uint64_t count_ = 0;
 };
 

@@ -1,5 +1,6 @@
 #include "dataplane/rewrite.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "dataplane/too_big.h"
@@ -10,6 +11,7 @@ namespace sluice {
 namespace {
 
 constexpr uint32_t kEthernetBytes = sizeof(wire::Ethernet);
+constexpr uint32_t kIpv6MtuMin = 1280;  // RFC 8200 5
 
 void write_ethernet(uint8_t* at, const BackendRecord& backend, uint16_t ether_type) {
   auto& ethernet = *reinterpret_cast<wire::Ethernet*>(at);
@@ -115,7 +117,10 @@ bool Rewriter::encapsulate(Packet& packet, const BackendRecord& backend) {
 }
 
 bool Rewriter::too_big(Packet& packet, uint32_t fits_bytes, uint32_t now_s) {
-  if (!may_answer_too_big(packet)) return refuse(packet, Reason::mtu_exceeded);
+  // No IPv6 sender goes below 1,280 bytes (RFC 8201 4), so it is not asked to.
+  if (packet.family == Family::v6) fits_bytes = std::max(fits_bytes, kIpv6MtuMin);
+  if (packet.ip_bytes <= fits_bytes || !may_answer_too_big(packet))
+    return refuse(packet, Reason::mtu_exceeded);
   if (!answers_.take(now_s)) return refuse(packet, Reason::icmp_rate_limited);
   answer_too_big(packet, fits_bytes);
   packet.verdict = Verdict::answer;

@@ -115,7 +115,11 @@ void keep_house(Instance& instance, std::vector<std::unique_ptr<Worker>>& worker
     hand_over_tables(instance, workers);
     instance.settle_flows();
     instance.heartbeat();
-    if (round % kPortCountersEvery == 0) copy_port_counters(instance.stats().header);
+    if (round % kPortCountersEvery == 0) {
+      copy_port_counters(instance.stats().header);
+      instance.tell_if_removed();
+      tell_lost_interfaces(instance.stats().header);
+    }
     usleep(kHousekeepingEvery_us);
   }
   copy_port_counters(instance.stats().header);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -148,7 +149,31 @@ void write_frame(pcap_dumper_t* output, const Replay::Frame& frame) {
   pcap_dump(reinterpret_cast<u_char*>(output), &header, packet.data);
 }
 
+bool same_file(const std::string& a, const std::string& b) {
+  std::error_code none;
+  return std::filesystem::equivalent(a, b, none);
+}
+
+// What is written must not be what is read.
+std::string overwritten(const Arguments& arguments) {
+  for (const std::string& written : {arguments.output, arguments.json}) {
+    if (written.empty()) continue;
+    if (same_file(written, arguments.config))
+      return written + " is the configuration: it would be overwritten";
+    if (same_file(written, arguments.input))
+      return written + " is the capture to read: it would be overwritten";
+  }
+  return "";
+}
+
+bool write_json(const std::string& path, const PacketSnapshot& counted) {
+  std::ofstream file(path);
+  file << to_json(counted).dump(2) << "\n" << std::flush;
+  return file.good();
+}
+
 int run(const Arguments& arguments) {
+  if (const std::string what = overwritten(arguments); !what.empty()) return fail(what);
   const ConfigResult loaded = load_config(arguments.config);
   if (!loaded.config) return print_faults(loaded);
   Result<std::unique_ptr<Replay>> replay = Replay::make(*loaded.config, arguments.network);
@@ -181,11 +206,13 @@ int run(const Arguments& arguments) {
     (*replay)->add(time_us, data, header->caplen, header->len, done);
   }
   (*replay)->flush(done);
-  if (pcap_dump_flush(output.get()) != 0) return fail("cannot write " + arguments.output);
+  if (pcap_dump_flush(output.get()) != 0 || std::ferror(pcap_dump_file(output.get())) != 0) {
+    return fail("cannot write " + arguments.output);
+  }
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return fail("cannot write to standard output");
 
   print_summary((*replay)->counters());
-  if (!arguments.json.empty() &&
-      !(std::ofstream(arguments.json) << to_json((*replay)->counters()).dump(2) << "\n")) {
+  if (!arguments.json.empty() && !write_json(arguments.json, (*replay)->counters())) {
     return fail("cannot write " + arguments.json);
   }
   if (status == PCAP_ERROR) return fail(arguments.input + ": " + pcap_geterr(input.get()));

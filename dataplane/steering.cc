@@ -19,6 +19,8 @@
 #include <cstring>
 #include <fstream>
 
+#include "src/segment.h"
+
 namespace sluice {
 namespace {
 
@@ -44,12 +46,6 @@ uint32_t own_vips_map_id() {
   return failed == 0 ? info.id : 0;
 }
 
-std::string last_component(std::string path) {
-  while (path.size() > 1 && path.back() == '/')
-    path.pop_back();
-  return path.substr(path.rfind('/') + 1);
-}
-
 }  // namespace
 
 Result<Done> use_instance_bpffs(const std::string& instance_directory) {
@@ -58,7 +54,7 @@ Result<Done> use_instance_bpffs(const std::string& instance_directory) {
     return Error{std::string("no bpffs at ") + kBpffs, std::string("sudo mount -t bpf bpf ") + kBpffs};
   }
   const std::string all = std::string(kBpffs) + "/sluice";
-  const std::string own = all + "/" + last_component(instance_directory);
+  const std::string own = all + "/" + instance_name(instance_directory);
   if (!make_directory(all) || !make_directory(own)) return system_error("cannot create " + own);
   if (unshare(CLONE_NEWNS) != 0) return system_error("cannot have a private view of " + std::string(kBpffs));
   if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
@@ -92,6 +88,11 @@ Result<Done> check_program(const std::string& interface) {
   if (own_map != 0 && std::find(static_cast<const uint32_t*>(map_ids), end, own_map) != end) return Done{};
   return Error{interface + " is steered for another instance of Sluice",
                "stop that one, or if it is long gone: " + off};
+}
+
+bool has_program(const std::string& interface) {
+  uint32_t id = 0;
+  return bpf_xdp_query_id(static_cast<int>(if_nametoindex(interface.c_str())), 0, &id) == 0 && id != 0;
 }
 
 Result<Done> take_off_program(const std::string& interface) {

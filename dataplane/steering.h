@@ -18,6 +18,8 @@ Result<Done> use_instance_bpffs(const std::string& instance_directory);
 // Is the interface free for our steering program? True also for one that a killed predecessor of this
 // instance left. An Error for anybody else's program, another instance's included.
 Result<Done> check_program(const std::string& interface);
+// Has the interface any XDP program?
+bool has_program(const std::string& interface);
 // Takes the predecessor's program off, right before DPDK attaches the new one: until then it keeps VIP
 // traffic from the kernel, which would answer for addresses that are not its own to serve.
 Result<Done> take_off_program(const std::string& interface);

@@ -91,6 +91,7 @@ void answer6(Packet& packet, uint32_t fits_bytes) {
 }  // namespace
 
 bool may_answer_too_big(const Packet& packet) {
+  if ((packet.data[6] & 1) != 0) return false;  // nobody's source MAC
   const uint8_t* ip = packet.data + kEthernetBytes;
   if ((packet.data[0] & 1) != 0) return false;  // to many stations, each of which would answer
   // An answer quotes at most the first kAnswerBytesMax6 bytes; all of them must be in one piece.

@@ -124,7 +124,7 @@ def main():
     finally:
         subprocess.run(["ip", "netns", "del", NETNS], check=False)
         shutil.rmtree(FOLDER, ignore_errors=True)
-        shutil.rmtree(pathlib.Path("/sys/fs/bpf/sluice") / NETNS, ignore_errors=True)
+        shutil.rmtree(pathlib.Path("/sys/fs/bpf/sluice") / str(FOLDER).strip("/").replace("/", "+"), ignore_errors=True)
     result = {"name": f"acknowledge/{SERVICES}x{BACKENDS}", "changes": len(times), "median_us": statistics.median(times),
               "p99_us": times[int(len(times) * 0.99)], "max_us": times[-1]}
     if options.json:

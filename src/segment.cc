@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cassert>
 #include <cstdio>
 #include <cstdlib>
@@ -132,6 +133,10 @@ Result<Segment> Segment::open_writer(const std::string& directory, const Segment
     segment.base_ = static_cast<std::byte*>(base);
     segment.size_ = size;
     segment.created_ = true;
+    if (Result<Done> there = segment.populate(0, sizeof(SegmentHeader)); !there) {
+      unlink(temporary.c_str());
+      return Error{"no room for " + temporary, "df -h " + directory};
+    }
     fill_header(segment.header(), kind, size);
     struct stat status;
     fstat(fd.get(), &status);
@@ -199,6 +204,15 @@ std::string instance_directory(const std::string& option) {
   if (!option.empty()) return option;
   const char* environment = std::getenv("SLUICE_DIR");
   return environment != nullptr && *environment != '\0' ? environment : kDefaultDirectory;
+}
+
+std::string instance_name(const std::string& directory) {
+  char* real = realpath(directory.c_str(), nullptr);
+  std::string name = real != nullptr ? real : directory;
+  std::free(real);
+  std::replace(name.begin(), name.end(), '/', '+');
+  std::replace(name.begin(), name.end(), '.', '_');  // bpffs takes no dots
+  return name.substr(name.find_first_not_of('+') == std::string::npos ? 0 : name.find_first_not_of('+'));
 }
 
 Result<Done> make_instance_directory(const std::string& directory) {

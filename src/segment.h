@@ -104,6 +104,10 @@ uint64_t monotonic_ns();
 // The directory of an instance: --dir, else $SLUICE_DIR, else kDefaultDirectory.
 inline constexpr const char* kDefaultDirectory = "/dev/shm/sluice";
 std::string instance_directory(const std::string& option);
+// What tells instances apart where a directory cannot stand, below /sys/fs/bpf/sluice: its real path with '+'
+// for '/' and
+// '_' for '.', "dev+shm+sluice".
+std::string instance_name(const std::string& directory);
 // Creates the directory (mode 0755) if it is missing.
 Result<Done> make_instance_directory(const std::string& directory);
 

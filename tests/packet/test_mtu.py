@@ -64,11 +64,12 @@ def test_the_quote_is_as_much_as_the_rfcs_allow(replay):
     assert len(run.out[0]) == 14 + 1280  # RFC 4443 3.2
 
 
-def test_a_small_offender_is_quoted_whole(replay):
-    frame = filled(ip6(), tcp(flags="A"), 1181)
-    run = replay(service(vip=VIP6, backends=[BACKEND4]), [frame], mtu=1200)
-    assert_same(run.out[0], too_big(frame, 1180))
-    assert len(run.out[0]) == 14 + 48 + 1181
+def test_no_ipv6_sender_is_asked_to_go_below_1280(replay):
+    """RFC 8201 4: it would not. What it may send and the link does not carry with a tunnel header is lost, by name."""
+    small, large = (filled(ip6(), tcp(flags="A"), size) for size in (1280, 1281))
+    run = replay(service(vip=VIP6, backends=[BACKEND4]), [small, large], mtu=1280)
+    assert run.summary["dropped"] == {"mtu_exceeded": 1}
+    assert_same(run.out[0], too_big(large, 1280))
 
 
 def test_the_quote_shows_the_hop_count_that_came(replay):

@@ -28,14 +28,18 @@ def on_fabric(weights=None, ipv6=False):
 
 
 def instance_directory(lab_name):
-    # Its last part names the instance below /sys/fs/bpf/sluice, so it is the lab's own.
     return Path("/dev/shm") / lab_name
+
+
+def pins_directory(lab_name):
+    """As instance_name() in src/segment.h says."""
+    return Path("/sys/fs/bpf/sluice") / str(instance_directory(lab_name)).strip("/").replace("/", "+").replace(".", "_")
 
 
 def remove_instance(lab_name):
     """Shared memory and pinned maps; the processes must have ended."""
     shutil.rmtree(instance_directory(lab_name), ignore_errors=True)
-    pins = Path("/sys/fs/bpf/sluice") / lab_name
+    pins = pins_directory(lab_name)
     shutil.rmtree(pins, ignore_errors=True)
     if pins.parent.is_dir() and not any(pins.parent.iterdir()):
         pins.parent.rmdir()
@@ -140,7 +144,7 @@ class Balancer:
 
     def steering(self):
         """The steering program's counters {redirected, passed, dropped_no_socket}, summed over CPUs."""
-        path = f"/sys/fs/bpf/sluice/{self.fabric.name}/sluice_steer_stats"
+        path = pins_directory(self.fabric.name) / "sluice_steer_stats"
         entries = json.loads(run(["bpftool", "-j", "map", "dump", "pinned", path]).stdout)
         names = ("redirected", "passed", "dropped_no_socket")
         return {name: sum(value["value"] for value in entry["formatted"]["values"])

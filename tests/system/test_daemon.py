@@ -12,10 +12,11 @@ import pytest
 
 from fabric import program
 from lab import Lab, Process, run, wait_until
+from sluice import pins_directory
 
 NAME = "sluice-daemon"
 DIRECTORY = f"/dev/shm/{NAME}"
-PINS = f"/sys/fs/bpf/sluice/{NAME}"
+PINS = pins_directory(NAME)
 CHECK = '{ type = "http", path = "/", interval = "100ms", timeout = "80ms", rise = 2, fall = 2 }'
 BACKENDS = {"b1": "10.0.1.11", "b2": "10.0.1.12", "b3": "10.0.1.13"}
 

@@ -84,7 +84,8 @@ TEST(Compile, PublishesWhatTheModelSays) {
 
   const Backend& backend = model.services[0].backends[1];
   const BackendRecord& record = view.backend(backend.id);
-  EXPECT_EQ(record.flags, BackendRecord::kAlive | BackendRecord::kResolved | BackendRecord::kConfigured);
+  EXPECT_EQ(record.flags, BackendRecord::kAlive | BackendRecord::kResolved | BackendRecord::kTakesNew |
+                              BackendRecord::kConfigured);
   EXPECT_EQ(record.outer_family, Family::v4);
   EXPECT_EQ(record.mtu_bytes, 65'535);
   EXPECT_EQ(record.port, 3);
@@ -213,7 +214,8 @@ TEST(Compile, AChangeCostsWhatItChanges) {
   backend.weight_override = 10;
   EXPECT_EQ(new_parts(1), (Sizes{kRoot, kTable, 100 * sizeof(BackendId), kServicePage, kColdPage}));
   backend.admin = Admin::drain;
-  EXPECT_EQ(new_parts(1), (Sizes{kRoot, kTable, 99 * sizeof(BackendId), kServicePage, kColdPage}));
+  EXPECT_EQ(new_parts(1),
+            (Sizes{kRoot, kTable, 99 * sizeof(BackendId), kServicePage, kBackendPage, kColdPage}));
   backend.admin = Admin::maint;  // loses its flows; takes no new ones as before
   EXPECT_EQ(new_parts(0), (Sizes{kRoot, kBackendPage, kColdPage}));
   model.services[7].backends[3].next_hop.mac.bytes[5]++;

@@ -117,7 +117,7 @@ const FaultCase kFaultCases[] = {
     {"empty_backend_array",
      service_with("backend = []"),
      {{1, 1, "service 'web' has no backend", "add [[service.backend]] behind it"}}},
-    {"empty_file", "# nothing\n", {{0, 0, "the file has no service", "add a [[service]]"}}},
+    {"empty_file", "# nothing\n", {{1, 1, "the file has no service", "add a [[service]]"}}},
 
     {"service_name_twice",
      right_service() +
