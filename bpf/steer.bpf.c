@@ -6,7 +6,7 @@
  *
  * Decision, in order:
  *   to a group or broadcast MAC, VLAN-tagged, not IP, cut short       kernel
- *   IPv4 fragment, IPv6 extension header, to an address that is a VIP data plane (it counts and drops them)
+ *   IPv4 fragment of TCP or UDP, or IPv6 extension header, to a VIP   data plane (it counts and drops them)
  *   TCP or UDP to {VIP, port} or {VIP, any port}; IPv4 options or not data plane
  *   anything else (ICMP to a VIP and ports without a service included) kernel
  *
@@ -14,8 +14,7 @@
  * would answer a client's packet with RST or ICMP unreachable, and so end connections that go on as soon as
  * the data plane is back. Clients retransmit; a restart of a second looks like a lost packet. A balancer that
  * is to stay down must withdraw its VIP routes (its neighbours then send nothing here); taking the program
- * off the NIC
- * (`ip link set dev IFACE xdp off`) gives the traffic back to the kernel.
+ * off the NIC (`ip link set dev IFACE xdp off`, or an orderly end of the data plane) gives the traffic back to the kernel.
  *
  * Loaded by DPDK's net_af_xdp (`xdp_prog=`), which takes the first program of the object and the map
  * `xsks_map`. Written once for all kernels from 5.10 on: uapi headers only.

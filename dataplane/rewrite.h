@@ -15,7 +15,7 @@
 // MTU: we never fragment. A packet that is too big for the egress link with its outer header is answered with
 // "fragmentation needed" (RFC 1191) or "packet too big" (RFC 4443 3.2) from the VIP, naming the size that
 // fits, so that path MTU discovery works; one that may not be answered (IPv4 without DF) is dropped and
-// counted.
+// counted. So is an IPv6 packet of up to 1,280 bytes: its sender would not go lower (RFC 8201 4).
 #pragma once
 
 #include "dataplane/batch.h"

@@ -10,8 +10,8 @@
 namespace sluice {
 
 // May this packet be answered? Not IPv4 without DF (nobody asked), nor a source that is not one host's or a
-// frame to many stations (RFC 1122 3.2.2, RFC 4443 2.4 e), nor one too scattered or without room for the
-// headers.
+// frame to or from many stations (RFC 1122 3.2.2, RFC 4443 2.4 e), nor one too scattered or without room for
+// the headers.
 bool may_answer_too_big(const Packet& packet);
 
 // Turns the packet into the answer; `fits_bytes` is the size of an IP packet that would have passed.

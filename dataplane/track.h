@@ -2,9 +2,10 @@
 // selected by the service's lookup table, and tracked.
 //
 // TCP: a SYN makes an unconfirmed flow, its next packet confirms it; FIN or RST make it closing; a SYN on a
-// closing flow is a new connection and selects afresh. A packet of an unknown connection (it began before we
-// saw it, or was forgotten) is selected by the lookup table, as every other balancer would, and tracked as
-// unconfirmed. UDP: the second datagram confirms.
+// closing flow is a new connection and selects afresh, and so is one on an established flow whose
+// backend takes no new flows (the server's RST never passes here). A packet of an unknown connection (it
+// began before we saw it, or was forgotten) is selected by the lookup table, as every other balancer would,
+// and tracked as unconfirmed. UDP: the second datagram confirms.
 #pragma once
 
 #include "dataplane/batch.h"
