@@ -86,6 +86,8 @@ json report_worker(const WorkerStats& worker, uint32_t number, uint64_t tables_i
           {"cpu", worker.cpu.get()},
           {"acknowledged", acknowledged(worker, tables_incarnation)},
           {"heartbeat_age_s", seconds_since(worker.heartbeat_ns.get())},
+          {"busy_cycles", busy},
+          {"idle_cycles", idle},
           {"busy_percent",
            busy + idle == 0 ? 0.0 : 100.0 * static_cast<double>(busy) / static_cast<double>(busy + idle)},
           {"received", packets.received},
