@@ -85,6 +85,8 @@ void start(const PortOptions& options) {
 extern "C" {
 
 int rte_eal_init(int argc, char** argv) {
+  // The driver reads what the program prints, from a file, while it runs.
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   std::vector<PortOptions> ports;
   const int taken = take_out(argc, argv, ports);
   argv[taken] = argv[0];
