@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <map>
 #include <string>
 #include <unordered_map>
@@ -75,9 +76,9 @@ NextHop next_hop_of(const BackendRecord& record) {
   hop.resolved = (record.flags & BackendRecord::kResolved) != 0;
   hop.mtu_bytes = record.mtu_bytes;
   hop.port = record.port;
-  std::copy(std::begin(record.destination_mac), std::end(record.destination_mac), hop.mac.bytes.begin());
-  std::copy(std::begin(record.source_mac), std::end(record.source_mac), hop.source_mac.bytes.begin());
-  hop.source = record.outer_source;
+  std::copy_n(record.destination_mac(), hop.mac.bytes.size(), hop.mac.bytes.begin());
+  std::copy_n(record.source_mac(), hop.source_mac.bytes.size(), hop.source_mac.bytes.begin());
+  hop.source = record.outer_source();
   return hop;
 }
 
@@ -89,7 +90,7 @@ void restore(Backend& backend, BackendId id, const TablesView& current) {
   if (cold.weight_override != kNoOverride && cold.weight_configured == backend.config.weight) {
     backend.weight_override = cold.weight_override;
   }
-  if (record.outer_destination != backend.config.address) return;
+  if (record.outer_destination() != backend.config.address) return;
   backend.health = cold.health;
   if ((record.flags & BackendRecord::kResolved) != 0) backend.next_hop = next_hop_of(record);
 }

@@ -30,35 +30,48 @@ void set_name(char (&field)[N], const std::string& name) {
   std::memcpy(field, name.data(), name.size());
 }
 
-// The sum over the words of an outer IPv4 header that are alike for every packet to this backend; the data
-// plane adds TOS, total length, id, DF and protocol (dataplane/rewrite.cc).
-uint16_t constant_outer_sum(const IpAddress& source, const IpAddress& destination) {
-  wire::Ipv4 header{};
-  header.version_ihl = 0x45;
-  header.ttl = kOuterTtl;
-  header.source = source.v4_network_order();
-  header.destination = destination.v4_network_order();
-  return checksum_fold(checksum_add(0, &header, sizeof header));
+// The outer header towards a backend, every field that does not differ from packet to packet.
+void write_outer(uint8_t* at, const IpAddress& source, const IpAddress& destination, bool vip_is_v4) {
+  const uint8_t protocol = vip_is_v4 ? wire::kProtoIpip : wire::kProtoIpv6;
+  if (destination.is_v4()) {
+    wire::Ipv4 header{};
+    header.version_ihl = 0x45;
+    header.ttl = kOuterTtl;
+    header.protocol = protocol;
+    header.source = source.v4_network_order();
+    header.destination = destination.v4_network_order();
+    header.checksum = checksum_fold(checksum_add(0, &header, sizeof header));
+    std::memcpy(at, &header, sizeof header);
+    return;
+  }
+  wire::Ipv6 header{};
+  header.version_class_flow = net32(6u << 28);
+  header.next_header = protocol;
+  header.hop_limit = kOuterTtl;
+  std::copy(source.bytes.begin(), source.bytes.end(), header.source);
+  std::copy(destination.bytes.begin(), destination.bytes.end(), header.destination);
+  std::memcpy(at, &header, sizeof header);
 }
 
 BackendRecord backend_record(const Service& service, const Backend& backend) {
   const NextHop& hop = backend.next_hop;
+  const IpAddress& address = backend.config.address;
   BackendRecord record{};
   record.flags = BackendRecord::kConfigured;
   if (service.keeps_flows(backend)) record.flags |= BackendRecord::kAlive;
   if (hop.resolved) record.flags |= BackendRecord::kResolved;
   if (service.takes_new(backend)) record.flags |= BackendRecord::kTakesNew;
-  record.outer_family = backend.config.address.family();
-  record.mtu_bytes = static_cast<uint16_t>(std::min<uint32_t>(hop.mtu_bytes, UINT16_MAX));
-  std::copy(hop.mac.bytes.begin(), hop.mac.bytes.end(), record.destination_mac);
-  std::copy(hop.source_mac.bytes.begin(), hop.source_mac.bytes.end(), record.source_mac);
-  record.port = hop.port;
-  record.service = service.id;
-  record.outer_source = hop.source;
-  record.outer_destination = backend.config.address;
-  if (service.config.forward == Forward::ipip && record.outer_family == Family::v4) {
-    record.outer_sum = constant_outer_sum(record.outer_source, record.outer_destination);
+  if (service.config.forward == Forward::ipip) {
+    record.outer_bytes = address.is_v4() ? sizeof(wire::Ipv4) : sizeof(wire::Ipv6);
   }
+  record.mtu_bytes = static_cast<uint16_t>(std::min<uint32_t>(hop.mtu_bytes, UINT16_MAX));
+  record.service = service.id;
+  record.port = hop.port;
+  auto& ethernet = *reinterpret_cast<wire::Ethernet*>(record.header);
+  std::copy(hop.mac.bytes.begin(), hop.mac.bytes.end(), ethernet.destination);
+  std::copy(hop.source_mac.bytes.begin(), hop.source_mac.bytes.end(), ethernet.source);
+  ethernet.ether_type = net16(address.is_v4() ? wire::kEtherIpv4 : wire::kEtherIpv6);
+  write_outer(record.header + sizeof ethernet, hop.source, address, service.config.vip.is_v4());
   return record;
 }
 
@@ -148,10 +161,10 @@ void Compilation::stage_service(const Service& service) {
   record.forward = config.forward;
   record.protocol = config.protocol;
   record.port = config.port;
-  record.idle_syn_s = config.idle_syn_s;
-  record.idle_established_s = config.idle_established_s;
-  record.idle_closing_s = config.idle_closing_s;
-  record.idle_udp_s = config.idle_udp_s;
+  record.idle_s[ServiceRecord::kSyn] = config.idle_syn_s;
+  record.idle_s[ServiceRecord::kEstablished] = config.idle_established_s;
+  record.idle_s[ServiceRecord::kClosing] = config.idle_closing_s;
+  record.idle_s[ServiceRecord::kUdp] = config.idle_udp_s;
   record.vip = config.vip;
   if (same(record, published)) return;
   const auto key = [](const ServiceRecord& r) {

@@ -35,9 +35,9 @@ struct Compiled {
 // Error when limits::kServicesMax or kBackendsMax is used up; the model is as it was then.
 [[nodiscard]] Result<Done> assign_ids(Model& model, const TablesView& current, uint64_t now_ns);
 
-// How long a removed backend's id is kept back. The record holds when the removal was published, not when it
-// was acknowledged: the last minute is for the workers, which acknowledge within microseconds.
-inline constexpr uint64_t kQuarantineNs =
-    (uint64_t{limits::kIdleTimeoutMax} + limits::kSweepPeriodMax + 60) * 1'000'000'000;
+// How long a removed backend's id is kept back: until the sweep has seen every flow, and erased those of removed
+// backends whatever their age. Twice its period, because a pass that was under way may have gone past; the
+// minute is for the workers, which take a generation up within microseconds.
+inline constexpr uint64_t kQuarantineNs = (uint64_t{limits::kSweepPeriodMax} * 2 + 60) * 1'000'000'000;
 
 }  // namespace sluice

@@ -59,10 +59,10 @@ struct ServiceConfig {
   Forward forward = Forward::none;
   uint32_t lookup_slots = limits::kLookupSlotsDefault;  // `table_size = 65537 | 655373`
   bool initially_up = false;  // `initially = "up" | "down"`: what a backend counts as before its first check
-  uint16_t idle_syn_s = limits::kIdleSynDefault;  // `idle_timeout = { syn = "30s", established = "15m",
-  uint16_t idle_established_s = limits::kIdleEstablishedDefault;  //         closing = "60s", udp = "60s" }`
-  uint16_t idle_closing_s = limits::kIdleClosingDefault;
-  uint16_t idle_udp_s = limits::kIdleUdpDefault;
+  uint32_t idle_syn_s = limits::kIdleSynDefault;  // `idle_timeout = { syn = "30s", established = "15m",
+  uint32_t idle_established_s = limits::kIdleEstablishedDefault;  //         closing = "60s", udp = "60s" }`
+  uint32_t idle_closing_s = limits::kIdleClosingDefault;
+  uint32_t idle_udp_s = limits::kIdleUdpDefault;
   HealthConfig health;
   std::vector<BackendConfig> backends;
 

@@ -80,17 +80,16 @@ std::optional<IpAddress> read_unicast(TableReader& table, std::string_view key) 
 void read_idle_timeout(TableReader& service, const toml::table* table, ServiceConfig& config) {
   if (table == nullptr) return;
   TableReader reader(*table, "idle_timeout of " + service.what(), service.sink(), &service);
-  const auto read = [&](std::string_view key, uint16_t& seconds) {
-    const auto timeout =
-        reader.duration(key, std::chrono::seconds(1), std::chrono::seconds(limits::kIdleTimeoutMax));
+  const auto read = [&](std::string_view key, uint32_t& seconds, uint32_t max_s) {
+    const auto timeout = reader.duration(key, std::chrono::seconds(1), std::chrono::seconds(max_s));
     if (!timeout) return;
     if (timeout->count() % 1000 != 0) reader.reject(key, "whole seconds");
-    seconds = static_cast<uint16_t>(timeout->count() / 1000);
+    seconds = static_cast<uint32_t>(timeout->count() / 1000);
   };
-  read("syn", config.idle_syn_s);
-  read("established", config.idle_established_s);
-  read("closing", config.idle_closing_s);
-  read("udp", config.idle_udp_s);
+  read("syn", config.idle_syn_s, limits::kIdleTimeoutShortMax);
+  read("established", config.idle_established_s, limits::kIdleTimeoutMax);
+  read("closing", config.idle_closing_s, limits::kIdleTimeoutShortMax);
+  read("udp", config.idle_udp_s, limits::kIdleTimeoutShortMax);
   reader.finish();
 }
 

@@ -102,10 +102,10 @@ void Daemon::remember_published_next_hops() {
     const BackendRecord& record = tables.backend(id);
     if ((record.flags & BackendRecord::kResolved) == 0) return;
     NextHop hop;
-    std::memcpy(hop.mac.bytes.data(), record.destination_mac, hop.mac.bytes.size());
-    std::memcpy(hop.source_mac.bytes.data(), record.source_mac, hop.source_mac.bytes.size());
-    hop.source = record.outer_source;
-    neighbours_->remember(record.outer_destination, hop);
+    std::memcpy(hop.mac.bytes.data(), record.destination_mac(), hop.mac.bytes.size());
+    std::memcpy(hop.source_mac.bytes.data(), record.source_mac(), hop.source_mac.bytes.size());
+    hop.source = record.outer_source();
+    neighbours_->remember(record.outer_destination(), hop);
   });
 }
 

@@ -70,6 +70,8 @@ const char* text(FlowState state) {
       return "closing";
     case FlowState::udp:
       return "udp";
+    case FlowState::long_lived:
+      return "established";
   }
   return "?";
 }
@@ -200,7 +202,7 @@ class Explanation {
     }
     if ((record.flags & BackendRecord::kResolved) == 0) return end("drop", Reason::next_hop_unresolved);
     MacAddress mac;
-    std::memcpy(mac.bytes.data(), record.destination_mac, mac.bytes.size());
+    std::memcpy(mac.bytes.data(), record.destination_mac(), mac.bytes.size());
     say("sent by {} to {} on port {}", sluice::text(service.config.forward), mac.text(), record.port);
     out_["verdict"] = "forward";
     return out_;

@@ -75,11 +75,13 @@ std::optional<Milliseconds> parse_duration(std::string_view text) {
   if (unit == "s") return std::chrono::seconds(amount);
   if (unit == "m") return std::chrono::minutes(amount);
   if (unit == "h") return std::chrono::hours(amount);
+  if (unit == "d") return std::chrono::hours(24 * amount);
   return std::nullopt;
 }
 
 std::string duration_text(Milliseconds duration) {
   const int64_t ms = duration.count();
+  if (ms % 86'400'000 == 0) return std::to_string(ms / 86'400'000) + "d";
   if (ms % 3'600'000 == 0) return std::to_string(ms / 3'600'000) + "h";
   if (ms % 1000 == 0) return std::to_string(ms / 1000) + "s";
   return std::to_string(ms) + "ms";

@@ -30,20 +30,26 @@ enum class FlowHow : uint8_t {
   untracked,   // new, and no place in the table: by the lookup table alone
 };
 
-struct Packet {
+// One cache line.
+struct alignas(64) Packet {
   // From the port.
   uint8_t* data;              // first byte of the Ethernet header; rewriting may move it
-  uint32_t bytes;             // the whole frame
-  uint32_t contiguous_bytes;  // of it, from `data` on, in one piece (the first segment)
+  uint32_t bytes;             // the whole frame; rewriting may change it
+  uint32_t contiguous_bytes;  // of it, in one piece (the first segment); as received, as are the rest
   uint16_t headroom_bytes;    // writable before `data`
   uint16_t in_port;
 
   // parse
-  Verdict verdict;
-  Reason reason;  // when refused
+  Verdict verdict;  // forward until a stage says otherwise; refused ends a packet's way
+  Reason reason;    // when refused
   Family family;
-  uint8_t protocol;      // wire::kProtoTcp or kProtoUdp
-  uint8_t tcp_flags;     // 0 for UDP
+  uint8_t protocol;   // wire::kProtoTcp or kProtoUdp
+  uint8_t tcp_flags;  // 0 for UDP
+
+  FlowHow how;        // track
+  uint16_t out_port;  // rewrite
+
+  // parse
   uint16_t source_port;  // network order
   uint16_t destination_port;
   uint32_t ip_bytes;  // IP header and payload, without Ethernet padding
@@ -54,11 +60,9 @@ struct Packet {
 
   // track
   BackendId backend;
-  FlowHow how;
-
-  // rewrite
-  uint16_t out_port;
+  const BackendRecord* record;  // of `backend`, in the generation that the batch uses
 };
+static_assert(sizeof(Packet) == 64);
 
 struct Batch {
   // For ports that also hear what is not theirs (net_af_packet, even what we sent): the port's own address;
@@ -66,12 +70,9 @@ struct Batch {
   const MacAddress* station = nullptr;
   uint32_t count = 0;
   Packet packets[limits::kBatchMax];
-  // Positions of the packets that no stage has refused yet, in order; each stage keeps it so.
-  uint32_t live_count = 0;
-  uint8_t live[limits::kBatchMax];
   uint32_t portless_count = 0;  // is_portless: classify has a second look at them
 
-  void clear() { count = live_count = 0; }
+  void clear() { count = 0; }
   Packet& add(uint8_t* data, uint32_t bytes, uint32_t contiguous_bytes, uint16_t headroom_bytes,
               uint16_t in_port) {
     assert(count < limits::kBatchMax);
@@ -86,16 +87,13 @@ struct Batch {
     return packet;
   }
 
-  // Runs `step` (Packet& -> bool: goes on) over the live packets and keeps those that go on.
+  // Runs `step` over the packets that no stage has refused yet, in order.
   template <typename Step>
   void each_live(Step&& step) {
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < live_count; i++) {
-      const uint8_t position = live[i];
-      live[kept] = position;
-      kept += step(packets[position]) ? 1 : 0;
+    for (Packet *packet = packets, *end = packets + count; packet < end; packet++) {
+      if (packet->verdict != Verdict::refused) [[likely]]
+        step(*packet);
     }
-    live_count = kept;
   }
 };
 

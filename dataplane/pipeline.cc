@@ -8,13 +8,32 @@ namespace sluice {
 void Pipeline::process(Batch& batch, const TablesView& tables, uint32_t now_s) {
   parse(batch);
   if (!tables) [[unlikely]] {
-    batch.each_live([](Packet& packet) { return refuse(packet, Reason::no_generation); });
+    batch.each_live([](Packet& packet) { refuse(packet, Reason::no_generation); });
     return;
   }
   classify(batch, tables, flows_);
   tracker_.track(batch, tables, now_s);
-  rewriter_.rewrite(batch, tables, now_s);
+  rewriter_.rewrite(batch, now_s);
 }
+
+namespace {
+
+// Of consecutive packets for one service, mostly the whole batch.
+struct ServiceSums {
+  uint32_t packets = 0;
+  uint32_t forwarded = 0;
+  uint32_t dropped = 0;
+  uint64_t bytes = 0;
+};
+
+inline void add(ServiceCounters& service, const ServiceSums& sums) {
+  service.packets.add(sums.packets);
+  service.bytes.add(sums.bytes);
+  service.forwarded.add(sums.forwarded);
+  service.dropped.add(sums.dropped);
+}
+
+}  // namespace
 
 void Pipeline::account(const Batch& batch) {
   uint32_t forwarded = 0;
@@ -25,27 +44,35 @@ void Pipeline::account(const Batch& batch) {
   stats_.sequence.store(sequence + 1, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_release);
 
+  ServiceId service = kNoService;
+  ServiceSums sums;
+  const auto next_service = [&](ServiceId next) {
+    if (service != kNoService) add(stats_.services[index(service)], sums);
+    sums = {};
+    service = next;
+  };
   for (uint32_t i = 0; i < batch.count; i++) {
     const Packet& packet = batch.packets[i];
-    if (packet.verdict == Verdict::refused) {
-      stats_.packets.by_reason[static_cast<size_t>(packet.reason)].add(1);
-    } else {
-      forwarded += packet.verdict == Verdict::forward;
-      answered += packet.verdict == Verdict::answer;
-    }
-    if (packet.service == kNoService) continue;
-    ServiceCounters& service = stats_.services[index(packet.service)];
-    service.packets.add(1);
-    service.bytes.add(packet.ip_bytes);
-    if (packet.verdict == Verdict::forward) {
-      service.forwarded.add(1);
+    if (packet.service != service) [[unlikely]]
+      next_service(packet.service);
+    sums.packets++;
+    if (packet.verdict == Verdict::forward) [[likely]] {
+      sums.forwarded++;
+      sums.bytes += packet.ip_bytes;
+      forwarded++;
       BackendCounters& backend = stats_.backends[index(packet.backend)];
       backend.packets.add(1);
       backend.bytes.add(packet.ip_bytes);
-    } else if (packet.verdict == Verdict::refused) {
-      service.dropped.add(1);
+    } else if (packet.verdict == Verdict::answer) {
+      sums.bytes += packet.ip_bytes;
+      answered++;
+    } else {
+      sums.bytes += packet.service == kNoService ? 0 : packet.ip_bytes;
+      sums.dropped++;
+      stats_.packets.by_reason[static_cast<size_t>(packet.reason)].add(1);
     }
   }
+  next_service(kNoService);
   stats_.packets.received.add(batch.count);
   stats_.packets.forwarded.add(forwarded);
   stats_.packets.answered.add(answered);

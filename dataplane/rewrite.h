@@ -43,10 +43,10 @@ class AnswerLimit {
 class Rewriter {
  public:
   // Needs tracked packets. Sets the final verdict of all live ones, `data`, `bytes` and `out_port`.
-  void rewrite(Batch& batch, const TablesView& tables, uint32_t now_s);
+  void rewrite(Batch& batch, uint32_t now_s);
 
  private:
-  bool rewrite_one(Packet& packet, const TablesView& tables, uint32_t now_s);
+  bool rewrite_one(Packet& packet, uint32_t now_s);
   bool encapsulate(Packet& packet, const BackendRecord& backend);
   bool too_big(Packet& packet, uint32_t fits_bytes, uint32_t now_s);
 

@@ -31,9 +31,8 @@ void open_front(Packet& packet, uint32_t header_bytes, uint32_t quoted_bytes) {
   wire::Ethernet back = *reinterpret_cast<const wire::Ethernet*>(packet.data);
   std::swap_ranges(back.destination, back.destination + 6, back.source);
   packet.data -= header_bytes;
-  packet.headroom_bytes = static_cast<uint16_t>(packet.headroom_bytes - header_bytes);
   std::memcpy(packet.data, &back, sizeof back);
-  packet.bytes = packet.contiguous_bytes = kEthernetBytes + header_bytes + quoted_bytes;
+  packet.bytes = kEthernetBytes + header_bytes + quoted_bytes;
 }
 
 void answer4(Packet& packet, uint32_t fits_bytes) {

@@ -1,26 +1,60 @@
 #include "dataplane/track.h"
 
+#include <array>
+#include <cstddef>
+#include <cstring>
+
 #include "src/wire.h"
 
 namespace sluice {
 namespace {
 
-bool is_syn(const Packet& packet) {
-  return (packet.tcp_flags & (wire::kTcpSyn | wire::kTcpAck)) == wire::kTcpSyn;
+// What a packet says about its connection. A datagram says no more than TCP data.
+enum Signal : uint8_t { data, syn, ending };
+
+constexpr Signal signal_of(uint32_t tcp_flags) {
+  if ((tcp_flags & (wire::kTcpFin | wire::kTcpRst)) != 0) return ending;
+  return (tcp_flags & (wire::kTcpSyn | wire::kTcpAck)) == wire::kTcpSyn ? syn : data;
+}
+
+// A tracked flow's next state, by signal and state. long_lived stands here as established.
+constexpr FlowState next_state(Signal signal, FlowState state) {
+  switch (state) {
+    case FlowState::empty:
+    case FlowState::closing:
+      return state;
+    case FlowState::udp_new:
+    case FlowState::udp:
+      return FlowState::udp;
+    default:
+      if (signal == ending) return FlowState::closing;
+      return signal == syn && state != FlowState::long_lived ? state : FlowState::established;
+  }
+}
+
+constexpr auto kSignals = [] {
+  std::array<Signal, 64> signals{};
+  for (uint32_t flags = 0; flags < signals.size(); flags++)
+    signals[flags] = signal_of(flags);
+  return signals;
+}();
+constexpr auto kNextStates = [] {
+  std::array<std::array<FlowState, 8>, 3> next{};
+  for (const Signal signal : {data, syn, ending}) {
+    for (uint32_t state = 0; state < 8; state++)
+      next[signal][state] = next_state(signal, static_cast<FlowState>(state));
+  }
+  return next;
+}();
+
+Signal signal_of(const Packet& packet) {
+  return kSignals[packet.tcp_flags & (kSignals.size() - 1)];
 }
 
 FlowState first_state(const Packet& packet) {
   if (packet.protocol == wire::kProtoUdp) return FlowState::udp_new;
-  if ((packet.tcp_flags & (wire::kTcpFin | wire::kTcpRst)) != 0) return FlowState::closing;
-  return is_syn(packet) ? FlowState::syn : FlowState::midstream;
-}
-
-FlowState next_state(FlowState state, const Packet& packet) {
-  if (packet.protocol == wire::kProtoUdp) return FlowState::udp;
-  if (state == FlowState::closing || (packet.tcp_flags & (wire::kTcpFin | wire::kTcpRst)) != 0) {
-    return FlowState::closing;
-  }
-  return is_syn(packet) ? state : FlowState::established;
+  constexpr FlowState first[] = {FlowState::midstream, FlowState::syn, FlowState::closing};
+  return first[signal_of(packet)];
 }
 
 // The service whose timeouts hold for a flow of this backend; nullptr when the backend is removed.
@@ -29,18 +63,55 @@ const ServiceRecord* service_of(const TablesView& tables, BackendId id) {
   return (backend.flags & BackendRecord::kConfigured) == 0 ? nullptr : &tables.service(backend.service);
 }
 
-// May the flow at `place` be forgotten?
-bool is_over(FlowTable::Place place, const TablesView& tables, uint32_t now_s) {
+// Seconds that the flow at `place` may still rest; 0: it is over.
+uint32_t remaining_s(FlowTable::Place place, const TablesView& tables, uint32_t now_s) {
   const ServiceRecord* service = service_of(tables, place.backend());
-  return service == nullptr || place.idle_s(now_s) > idle_timeout_s(*service, place.state());
+  if (service == nullptr) return 0;
+  const uint32_t idle_s = place.idle_s(now_s);
+  const uint32_t timeout_s = idle_timeout_s(*service, place.state());
+  return idle_s > timeout_s ? 0 : timeout_s - idle_s + 1;
+}
+
+bool select(Packet& packet, const TablesView& tables) {
+  const ServiceRecord& service = tables.service(packet.service);
+  if (service.lookup == 0) return refuse(packet, Reason::no_backend);
+  packet.backend = tables.select(service, packet.hash);
+  packet.record = &tables.backend(packet.backend);
+  return true;
 }
 
 }  // namespace
 
-bool Tracker::select(Packet& packet, const TablesView& tables, const ServiceRecord& service) const {
-  if (service.lookup == 0) return refuse(packet, Reason::no_backend);
-  packet.backend = tables.select(service, packet.hash);
-  return true;
+// What a tracked flow's packet finds.
+struct Tracker::Found {
+  const BackendRecord* record;
+  FlowState state;
+  FlowState next;
+  bool keeps;    // its backend lives
+  bool reused;   // a new connection on the same ports
+  bool expired;  // idle for too long
+  bool is_hit() const { return keeps & !reused & !expired; }
+};
+
+inline Tracker::Found Tracker::look(const Packet& packet, FlowTable::Place place, const TablesView& tables,
+                                    uint32_t now_s) {
+  const ServiceRecord& service = tables.service(packet.service);
+  const BackendRecord& backend = tables.backend(place.backend());
+  const Signal signal = signal_of(packet);
+  Found found;
+  found.record = &backend;
+  found.state = place.state();
+  const FlowState next = kNextStates[signal][static_cast<uint32_t>(found.state)];
+  found.next = next == FlowState::established ? established_state(service) : next;
+  found.keeps = ((backend.flags & BackendRecord::kAlive) != 0) & (backend.service == packet.service);
+  // A SYN on a closing flow is a new connection. So is one on a confirmed flow, though it may also be a
+  // stray: it selects afresh only if the backend may not have new ones (the server's RST, which we do not
+  // see, ended the old).
+  const bool refuses_new = (backend.flags & BackendRecord::kTakesNew) == 0;
+  found.reused =
+      (signal == syn) & ((found.state == FlowState::closing) | (!is_unconfirmed(found.state) & refuses_new));
+  found.expired = place.idle_s(now_s) > idle_timeout_s(service, found.state);
+  return found;
 }
 
 void Tracker::count_new(const Packet& packet) {
@@ -48,86 +119,168 @@ void Tracker::count_new(const Packet& packet) {
   stats_.backends[index(packet.backend)].flows.add(1);
 }
 
-void Tracker::create(Packet& packet, const TablesView& tables, uint32_t now_s) {
-  const auto expired = [&](FlowTable::Place place) { return is_over(place, tables, now_s); };
-  const FlowTable::Inserted inserted =
-      flows_.insert(packet.hash, packet.backend, first_state(packet), now_s, expired);
+// A packet of a flow that is in the table.
+[[gnu::noinline]] void Tracker::follow(Packet& packet, FlowTable::Place place, const TablesView& tables,
+                                       uint32_t now_s, Sums& sums) {
+  const Found found = look(packet, place, tables, now_s);
+  if (!found.is_hit()) [[unlikely]]
+    return restart(packet, place, found, tables, now_s, sums);
+  packet.backend = place.backend();
+  packet.record = found.record;
+  packet.how = FlowHow::hit;
+  if (found.next == FlowState::closing && found.state != FlowState::closing) [[unlikely]] {
+    flows_.expect(place, now_s, idle_timeout_s(tables.service(packet.service), FlowState::closing));
+  }
+  place.touch(found.next, now_s);
+}
+
+// The flow starts anew in the place it has.
+[[gnu::noinline]] void Tracker::restart(Packet& packet, FlowTable::Place place, const Found& found,
+                                        const TablesView& tables, uint32_t now_s, Sums& sums) {
+  const BackendId tracked = place.backend();
+  if (!select(packet, tables)) return;
+  stats_.backends[index(tracked)].flows_active.subtract(1);
+  stats_.backends[index(packet.backend)].flows_active.add(1);
+  count_new(packet);
+  if (!found.keeps) {
+    packet.how = FlowHow::reselected;
+    sums.reselected++;
+  } else if (found.reused) {
+    packet.how = FlowHow::reused;
+    sums.reused++;
+  } else {
+    packet.how = FlowHow::created;
+    sums.expired++;
+    sums.inserted++;
+  }
+  const FlowState first = first_state(packet);
+  place.set_backend(packet.backend);
+  place.touch(first, now_s);
+  flows_.expect(place, now_s, idle_timeout_s(tables.service(packet.service), first));
+}
+
+void Tracker::create(Packet& packet, const TablesView& tables, uint32_t now_s, Sums& sums) {
+  if (!select(packet, tables)) return;
+  const FlowState first = first_state(packet);
+  const FlowTable::NewFlow flow = {packet.hash, packet.backend, first,
+                                   idle_timeout_s(tables.service(packet.service), first)};
+  const FlowTable::Inserted inserted = flows_.insert(
+      flow, now_s, [&](FlowTable::Place place) { return remaining_s(place, tables, now_s) == 0; });
   if (inserted.displaced) {
-    (inserted.victim_expired ? stats_.flows.expired : stats_.flows.evicted).add(1);
+    sums.expired += inserted.victim_expired;
+    sums.evicted += !inserted.victim_expired;
+    sums.active--;
     stats_.backends[index(inserted.victim_backend)].flows_active.subtract(1);
-    stats_.flows.active.subtract(1);
   }
   if (!inserted.place) {
     packet.how = FlowHow::untracked;
-    stats_.flows.untracked.add(1);
+    sums.untracked++;
     return;
   }
   packet.how = FlowHow::created;
-  stats_.flows.inserted.add(1);
-  stats_.flows.active.add(1);
+  sums.inserted++;
+  sums.active++;
   stats_.backends[index(packet.backend)].flows_active.add(1);
   count_new(packet);
 }
 
-bool Tracker::track_one(Packet& packet, const TablesView& tables, uint32_t now_s) {
-  const ServiceRecord& service = tables.service(packet.service);
-  FlowTable::Place place = flows_.find(packet.hash);
-  if (!place) {
-    if (!select(packet, tables, service)) return false;
-    create(packet, tables, now_s);
-    return true;
-  }
+void Tracker::add(const Sums& sums) {
+  FlowCounters& flows = stats_.flows;
+  flows.active.add(static_cast<uint64_t>(int64_t{sums.active}));
+  flows.inserted.add(sums.inserted);
+  flows.expired.add(sums.expired);
+  flows.evicted.add(sums.evicted);
+  flows.untracked.add(sums.untracked);
+  flows.reselected.add(sums.reselected);
+  flows.reused.add(sums.reused);
+}
 
-  const BackendId tracked = place.backend();
-  const BackendRecord& backend = tables.backend(tracked);
-  const FlowState state = place.state();
-  const bool keeps = (backend.flags & BackendRecord::kAlive) != 0 && backend.service == packet.service;
-  // A SYN on a closing flow is a new connection. So is one on a confirmed flow, though it may also be a
-  // stray: it selects afresh only if the backend may not have new ones (the server's RST, which we do not
-  // see, ended the old).
-  const bool reused =
-      is_syn(packet) && (state == FlowState::closing ||
-                         (!is_unconfirmed(state) && (backend.flags & BackendRecord::kTakesNew) == 0));
-  const bool expired = place.idle_s(now_s) > idle_timeout_s(service, state);
-  if (keeps && !reused && !expired) [[likely]] {
-    packet.backend = tracked;
-    packet.how = FlowHow::hit;
-    place.touch(next_state(state, packet), now_s);
-    return true;
-  }
+// What nearly all packets find, prepared once for all packets of a service: a confirmed flow of one state,
+// not idle for too long, to a backend of this service that lives.
+struct Tracker::Steady {
+  static constexpr uint64_t kBackendMask = 0xffffffff00000000 | BackendRecord::kAlive;
 
-  // The flow starts anew in the place it has.
-  if (!select(packet, tables, service)) return false;
-  stats_.backends[index(tracked)].flows_active.subtract(1);
-  stats_.backends[index(packet.backend)].flows_active.add(1);
-  count_new(packet);
-  if (!keeps) {
-    packet.how = FlowHow::reselected;
-    stats_.flows.reselected.add(1);
-  } else if (reused) {
-    packet.how = FlowHow::reused;
-    stats_.flows.reused.add(1);
-  } else {
-    packet.how = FlowHow::created;
-    stats_.flows.expired.add(1);
-    stats_.flows.inserted.add(1);
+  ServiceId service = kNoService;
+  uint16_t entry = 0;  // what such a flow's state_time becomes
+  uint16_t timeout_units = 0;
+  uint64_t backend_start = 0;  // the first eight bytes of its backend's record, where kBackendMask says
+
+  Steady() = default;
+  Steady(ServiceId id, const ServiceRecord& record, uint32_t now_s)
+      : service(id), backend_start(uint64_t{index(id)} << 32 | BackendRecord::kAlive) {
+    const FlowState state = record.protocol == wire::kProtoUdp ? FlowState::udp : established_state(record);
+    const uint32_t timeout_s = idle_timeout_s(record, state);
+    entry = state_and_time(state, now_s);
+    // Rounded down: at the very end of a long timeout follow() decides.
+    timeout_units =
+        static_cast<uint16_t>(state == FlowState::long_lived ? timeout_s >> kLongShift : timeout_s);
   }
-  place.set_backend(packet.backend);
-  place.touch(first_state(packet), now_s);
+};
+static_assert(offsetof(BackendRecord, flags) == 0 && offsetof(BackendRecord, service) == 4);
+
+// A packet that says nothing new, of a flow that is at home and steady: what follow() would do, in a few
+// instructions.
+inline bool Tracker::pass_on(Packet& packet, FlowTable::Place place, const Steady& steady,
+                             const TablesView& tables) {
+  constexpr uint8_t kNews = wire::kTcpSyn | wire::kTcpFin | wire::kTcpRst;
+  const BackendId id = place.backend();
+  const BackendRecord& record = tables.backend(id);
+  uint64_t backend_start;
+  std::memcpy(&backend_start, &record, sizeof backend_start);
+  uint16_t& entry = place.bucket->state_time[place.slot];
+  const uint32_t changes = entry ^ steady.entry;
+  if (changes != 0) {  // another second, or another state
+    if (changes > kTimeMask) return false;
+    if (((steady.entry - entry) & kTimeMask) > steady.timeout_units) return false;
+  }
+  if ((packet.tcp_flags & kNews) != 0) return false;
+  if (((backend_start ^ steady.backend_start) & Steady::kBackendMask) != 0) return false;
+  packet.backend = id;
+  packet.record = &record;
+  packet.how = FlowHow::hit;
+  if (changes != 0) entry = steady.entry;
   return true;
 }
 
 void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
-  batch.each_live([&](Packet& packet) { return track_one(packet, tables, now_s); });
+  Sums sums;
+  Steady steady;
+  Packet* rest[limits::kBatchMax];
+  uint32_t rest_count = 0;
+  batch.each_live([&](Packet& packet) {
+    if (packet.service != steady.service) [[unlikely]]
+      steady = Steady(packet.service, tables.service(packet.service), now_s);
+    const FlowTable::Place place = flows_.find_home(packet.hash);
+    if (!place) [[unlikely]] {
+      flows_.prefetch_other(packet.hash);
+      rest[rest_count++] = &packet;
+    } else if (!pass_on(packet, place, steady, tables)) [[unlikely]] {
+      follow(packet, place, tables, now_s, sums);
+    }
+  });
+  for (uint32_t i = 0; i < rest_count; i++) {
+    if (const FlowTable::Place place = flows_.find(rest[i]->hash)) {
+      follow(*rest[i], place, tables, now_s, sums);
+    } else {
+      create(*rest[i], tables, now_s, sums);
+    }
+  }
+  if (sums.any()) add(sums);
 }
 
-void Tracker::sweep(uint64_t buckets, const TablesView& tables, uint32_t now_s) {
-  flows_.sweep(buckets, [&](FlowTable::Place place) {
-    if (!is_over(place, tables, now_s)) return false;
-    stats_.backends[index(place.backend())].flows_active.subtract(1);
-    stats_.flows.active.subtract(1);
-    stats_.flows.expired.add(1);
-    return true;
+uint64_t Tracker::sweep(uint64_t groups, uint32_t scans_max, const TablesView& tables, uint32_t now_s) {
+  return flows_.sweep(groups, scans_max, now_s, [&](FlowTable::Place place) {
+    const uint32_t rest_s = remaining_s(place, tables, now_s);
+    if (rest_s == 0) {
+      stats_.backends[index(place.backend()) & (limits::kBackendsMax - 1)].flows_active.subtract(1);
+      stats_.flows.active.subtract(1);
+      stats_.flows.expired.add(1);
+    } else if (place.state() == FlowState::established) {
+      // If its service's timeout became one of days: the seconds of this state would wrap.
+      const ServiceRecord& service = *service_of(tables, place.backend());
+      place.touch(established_state(service), now_s - place.idle_s(now_s));
+    }
+    return rest_s;
   });
 }
 
@@ -136,10 +289,9 @@ void Tracker::recount() {
   for (BackendCounters& backend : stats_.backends) {
     if (backend.flows_active.get() != 0) backend.flows_active.set(0);
   }
-  flows_.sweep(flows_.buckets(), [&](FlowTable::Place place) {
+  flows_.each([&](FlowTable::Place place) {
     stats_.flows.active.add(1);
     stats_.backends[index(place.backend()) & (limits::kBackendsMax - 1)].flows_active.add(1);
-    return false;
   });
 }
 

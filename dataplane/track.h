@@ -6,6 +6,10 @@
 // backend takes no new flows (the server's RST never passes here). A packet of an unknown connection (it
 // began before we saw it, or was forgotten) is selected by the lookup table, as every other balancer would,
 // and tracked as unconfirmed. UDP: the second datagram confirms.
+//
+// Two passes over a batch. First the packets whose flow is in its home bucket, which nearly all are; nothing
+// moves in the table meanwhile. Then, in order, what that left open: by now the lines that it needs are under
+// way. A flow's packets stay in order, as all of one flow are found in the first pass or none is.
 #pragma once
 
 #include "dataplane/batch.h"
@@ -21,18 +25,38 @@ class Tracker {
   // `now_s`: CLOCK_MONOTONIC seconds.
   void track(Batch& batch, const TablesView& tables, uint32_t now_s);
 
-  // Ageing: looks at `buckets` buckets and forgets flows that are idle for too long, or whose backend is
-  // removed.
-  void sweep(uint64_t buckets, const TablesView& tables, uint32_t now_s);
+  // Ageing: forgets flows that are idle for too long, or whose backend is removed. At most `groups` groups of
+  // buckets, of which at most `scans_max` are looked into (FlowTable::sweep). Returns how many it passed.
+  uint64_t sweep(uint64_t groups, uint32_t scans_max, const TablesView& tables, uint32_t now_s);
 
   // Counts the flows that a predecessor left in the table: sets the gauges.
   void recount();
 
  private:
-  bool track_one(Packet& packet, const TablesView& tables, uint32_t now_s);
-  bool select(Packet& packet, const TablesView& tables, const ServiceRecord& service) const;
-  void create(Packet& packet, const TablesView& tables, uint32_t now_s);
+  // What became of the batch, added to the counters once.
+  struct Sums {
+    uint32_t inserted = 0;
+    uint32_t expired = 0;
+    uint32_t evicted = 0;
+    uint32_t untracked = 0;
+    uint32_t reselected = 0;
+    uint32_t reused = 0;
+    int32_t active = 0;
+    bool any() const { return (inserted | expired | evicted | untracked | reselected | reused) != 0; }
+  };
+
+  struct Found;
+  struct Steady;
+
+  static bool pass_on(Packet& packet, FlowTable::Place place, const Steady& steady, const TablesView& tables);
+
+  static Found look(const Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s);
+  void follow(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s, Sums& sums);
+  void restart(Packet& packet, FlowTable::Place place, const Found& found, const TablesView& tables,
+               uint32_t now_s, Sums& sums);
+  void create(Packet& packet, const TablesView& tables, uint32_t now_s, Sums& sums);
   void count_new(const Packet& packet);
+  void add(const Sums& sums);
 
   FlowTable& flows_;
   WorkerStats& stats_;

@@ -4,15 +4,16 @@
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace sluice {
 namespace {
 
-// Buckets that one step of the sweep looks at, and steps that one loop may take to catch up. The pace is one
-// pass over the table a second, so counts of active flows are that fresh.
-constexpr uint64_t kSweepBuckets = 8;
-constexpr uint32_t kSweepStepsMax = 8;
+// The sweep goes round the whole table once a second, a little after each batch: at most so many groups of
+// buckets, of which at most so many are looked into (64 flows each). Behind with that, a round takes longer.
+constexpr uint64_t kSweepGroups = 256;
+constexpr uint32_t kSweepScans = 2;
 // A full transmit ring is tried again this often before packets are given up.
 constexpr int kSendAttempts = 4;
 
@@ -43,8 +44,7 @@ Worker::Worker(uint16_t queue, std::span<const PortInfo> ports, FlowBucket* buck
       stats_(stats),
       pipeline_(flows_, stats),
       tsc_hz_(tsc_hz),
-      now_s_(static_cast<uint32_t>(monotonic_ns() / 1'000'000'000)),
-      sweep_every_tsc_(tsc_hz * kSweepBuckets >> bucket_bits) {
+      now_s_(static_cast<uint32_t>(monotonic_ns() / 1'000'000'000)) {
   pipeline_.tracker().recount();
 }
 
@@ -81,17 +81,17 @@ void Worker::send(uint16_t in_port) {
   uint8_t position[limits::kBatchMax];
   bool done[limits::kBatchMax] = {};
   // One burst for each egress port; nearly always there is one.
-  for (uint32_t first = 0; first < batch_.live_count; first++) {
-    if (done[first]) continue;
-    const uint16_t port = batch_.packets[batch_.live[first]].out_port;
+  for (uint32_t first = 0; first < batch_.count; first++) {
+    if (done[first] || batch_.packets[first].verdict == Verdict::refused) continue;
+    const uint16_t port = batch_.packets[first].out_port;
     uint16_t count = 0;
-    for (uint32_t i = first; i < batch_.live_count; i++) {
-      const Packet& packet = batch_.packets[batch_.live[i]];
-      if (done[i] || packet.out_port != port) continue;
+    for (uint32_t i = first; i < batch_.count; i++) {
+      const Packet& packet = batch_.packets[i];
+      if (done[i] || packet.verdict == Verdict::refused || packet.out_port != port) continue;
       done[i] = true;
-      apply(packet, mbufs_[batch_.live[i]]);
-      position[count] = batch_.live[i];
-      out[count++] = mbufs_[batch_.live[i]];
+      apply(packet, mbufs_[i]);
+      position[count] = static_cast<uint8_t>(i);
+      out[count++] = mbufs_[i];
     }
     uint16_t sent = 0;
     for (int attempt = 0; attempt < kSendAttempts && sent < count && port < ports_.size(); attempt++) {
@@ -133,12 +133,8 @@ void Worker::keep_time(uint64_t tsc, const TablesView& view) {
     stats_.heartbeat_ns.set(monotonic_ns());
   }
   if (!view || tsc < next_sweep_tsc_) return;
-  for (uint32_t step = 0; step < kSweepStepsMax && tsc >= next_sweep_tsc_; step++) {
-    pipeline_.tracker().sweep(kSweepBuckets, view, now_s_);
-    next_sweep_tsc_ += sweep_every_tsc_;
-  }
-  // Too far behind to catch up: the pass takes longer instead.
-  if (tsc >= next_sweep_tsc_) next_sweep_tsc_ = tsc + sweep_every_tsc_;
+  const uint64_t passed = pipeline_.tracker().sweep(kSweepGroups, kSweepScans, view, now_s_);
+  next_sweep_tsc_ = std::max(next_sweep_tsc_ + passed * tsc_hz_ / flows_.groups(), tsc - tsc_hz_);
 }
 
 void Worker::run() {

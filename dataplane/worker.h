@@ -57,7 +57,6 @@ class Worker {
   uint32_t now_s_ = 0;
   uint64_t next_second_tsc_ = 0;
   uint64_t next_sweep_tsc_ = 0;
-  uint64_t sweep_every_tsc_;
 };
 
 }  // namespace sluice

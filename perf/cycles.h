@@ -15,8 +15,16 @@ inline uint64_t cycles() {
 // some 40 cycles: put at least a batch between them.
 class CycleMeter {
  public:
-  void start() { started_ = cycles(); }
-  void stop() { total_ += cycles() - started_; }
+  void start() {
+    // What came before is done, its stores included, and is not counted.
+    __builtin_ia32_mfence();
+    __builtin_ia32_lfence();
+    started_ = cycles();
+  }
+  void stop() {
+    __builtin_ia32_lfence();  // all of it is done
+    total_ += cycles() - started_;
+  }
   uint64_t total() const { return total_; }
 
  private:

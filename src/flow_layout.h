@@ -10,11 +10,20 @@
 // hash) or, when that was full, in its other bucket; the home counts those, so a miss costs a second line
 // only where one is away from home. An entry keeps the upper 48 bits of the hash, so bucket and entry give
 // the whole 64-bit hash back.
+//
+// Time is coarse: the second of the last packet, modulo 2^13; for flows that may rest for days (long_lived)
+// in units of 128 seconds. Such a flow's age is known to 128 seconds and taken at its least: never forgotten
+// early, up to 256 seconds late.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstdint>
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "src/segment.h"
 #include "src/size_limits.h"
@@ -32,6 +41,7 @@ enum class FlowState : uint8_t {
   established = 4,
   closing = 5,  // FIN or RST seen
   udp = 6,
+  long_lived = 7,  // established, and its service's timeout is longer than limits::kIdleTimeoutShortMax
 };
 // Unconfirmed flows give their place to others when a bucket is full; confirmed ones never do.
 constexpr bool is_unconfirmed(FlowState state) {
@@ -42,7 +52,7 @@ struct alignas(64) FlowBucket {
   uint32_t tag_low[kBucketFlows];     // hash bits 16..47
   uint16_t tag_high[kBucketFlows];    // hash bits 48..63
   uint16_t backend[kBucketFlows];     // BackendId, low 16 bits
-  uint16_t state_time[kBucketFlows];  // FlowState in the top 3 bits; second of the last packet modulo 2^13;
+  uint16_t state_time[kBucketFlows];  // FlowState in the top 3 bits; time of the last packet modulo 2^13;
                                       // 0: no flow
   uint32_t marks;  // bits 0..17: BackendId bits 16..18, three a flow; 18..23: this flow is not in its
                    // home bucket; 24..31: flows of this home that live in their other bucket (255: many)
@@ -55,6 +65,7 @@ inline constexpr uint32_t kBucketBitsMin =
     kTagShift;  // fewer would lose hash bits between bucket number and tag
 inline constexpr uint32_t kTimeBits = 13;
 inline constexpr uint32_t kTimeMask = (1u << kTimeBits) - 1;
+inline constexpr uint32_t kLongShift = 7;  // a long_lived flow's unit of time: 2^7 seconds
 static_assert(limits::kFlowsPerWorkerMin / 4 == 1u << kBucketBitsMin);
 
 // Buckets for `flows_max` flows: a power of two, four of six places used at most.
@@ -70,28 +81,106 @@ constexpr uint64_t other_bucket_distance(uint32_t tag_low, uint64_t bucket_mask)
   return ((tag_low * 0x9e3779b1u >> 8) | 1) & bucket_mask;
 }
 
-// The flow's position in a bucket, or -1.
-inline int slot_of(const FlowBucket& bucket, uint64_t hash) {
+// ---- What a bucket holds, as masks: bit i for flow i
+//
+// Each as a plain loop, and with SSE2 (part of every x86-64) in a few instructions; tests hold them equal.
+
+namespace portable {
+inline uint32_t matching_flows(const FlowBucket& bucket, uint64_t hash) {
   const auto low = static_cast<uint32_t>(hash >> kTagShift);
   const auto high = static_cast<uint16_t>(hash >> 48);
-  uint32_t matches = 0;
+  uint32_t mask = 0;
   for (uint32_t i = 0; i < kBucketFlows; i++) {
-    matches |= static_cast<uint32_t>((bucket.tag_low[i] == low) & (bucket.tag_high[i] == high) &
-                                     (bucket.state_time[i] != 0))
-               << i;
+    mask |= static_cast<uint32_t>((bucket.tag_low[i] == low) & (bucket.tag_high[i] == high) &
+                                  (bucket.state_time[i] != 0))
+            << i;
   }
-  return matches == 0 ? -1 : std::countr_zero(matches);
+  return mask;
 }
+inline uint32_t free_places(const FlowBucket& bucket) {
+  uint32_t mask = 0;
+  for (uint32_t i = 0; i < kBucketFlows; i++)
+    mask |= static_cast<uint32_t>(bucket.state_time[i] == 0) << i;
+  return mask;
+}
+inline uint32_t unconfirmed_flows(const FlowBucket& bucket) {
+  uint32_t mask = 0;
+  for (uint32_t i = 0; i < kBucketFlows; i++) {
+    mask |= static_cast<uint32_t>(is_unconfirmed(static_cast<FlowState>(bucket.state_time[i] >> kTimeBits)))
+            << i;
+  }
+  return mask;
+}
+}  // namespace portable
 
+#ifdef __SSE2__
+namespace sse2 {
+inline constexpr int kFlowsMask = (1 << kBucketFlows) - 1;
+// 16 bits a flow to one bit a flow.
+inline uint32_t bits(__m128i words) {
+  return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(words, _mm_setzero_si128())) & kFlowsMask);
+}
+inline __m128i load(const void* at) {
+  return _mm_loadu_si128(static_cast<const __m128i*>(at));
+}
+// The loads of 16 bytes go beyond six flows, but never beyond the bucket.
+static_assert(offsetof(FlowBucket, state_time) + 16 == sizeof(FlowBucket));
+
+inline uint32_t matching_flows(const FlowBucket& bucket, uint64_t hash) {
+  const __m128i low = _mm_set1_epi32(static_cast<int>(hash >> kTagShift));
+  const __m128i high = _mm_set1_epi16(static_cast<short>(hash >> 48));
+  const __m128i low_0_to_3 = _mm_cmpeq_epi32(load(&bucket.tag_low[0]), low);
+  const __m128i low_4_to_5 = _mm_cmpeq_epi32(load(&bucket.tag_low[4]), low);
+  const __m128i matches =
+      _mm_and_si128(_mm_packs_epi32(low_0_to_3, low_4_to_5), _mm_cmpeq_epi16(load(bucket.tag_high), high));
+  const __m128i free = _mm_cmpeq_epi16(load(bucket.state_time), _mm_setzero_si128());
+  return bits(_mm_andnot_si128(free, matches));
+}
+inline uint32_t free_places(const FlowBucket& bucket) {
+  return bits(_mm_cmpeq_epi16(load(bucket.state_time), _mm_setzero_si128()));
+}
+inline uint32_t unconfirmed_flows(const FlowBucket& bucket) {
+  // States 1 to 3 of 0 to 7 in the top bits: what is, with a sign, greater than the greatest of state 0.
+  static_assert(is_unconfirmed(FlowState{1}) && is_unconfirmed(FlowState{3}) &&
+                !is_unconfirmed(FlowState{4}));
+  return bits(_mm_cmpgt_epi16(load(bucket.state_time), _mm_set1_epi16(kTimeMask)));
+}
+}  // namespace sse2
+using sse2::free_places, sse2::matching_flows, sse2::unconfirmed_flows;
+#else
+using portable::free_places, portable::matching_flows, portable::unconfirmed_flows;
+#endif
+
+// ---- One flow of a bucket
+
+// The flow's position in a bucket, or -1.
+inline int slot_of(const FlowBucket& bucket, uint64_t hash) {
+  const uint32_t mask = matching_flows(bucket, hash);
+  return mask == 0 ? -1 : std::countr_zero(mask);
+}
 inline BackendId backend_of(const FlowBucket& bucket, uint32_t slot) {
   return BackendId{bucket.backend[slot] | (bucket.marks >> (3 * slot) & 7) << 16};
 }
 inline FlowState state_of(const FlowBucket& bucket, uint32_t slot) {
   return static_cast<FlowState>(bucket.state_time[slot] >> kTimeBits);
 }
-// Seconds since the flow's last packet; right up to 2^13 - 1.
+constexpr uint32_t coarse_time(FlowState state, uint32_t now_s) {
+  return state == FlowState::long_lived ? now_s >> kLongShift : now_s;
+}
+constexpr uint16_t state_and_time(FlowState state, uint32_t now_s) {
+  return static_cast<uint16_t>(static_cast<uint32_t>(state) << kTimeBits |
+                               (coarse_time(state, now_s) & kTimeMask));
+}
+// Seconds since the flow's last packet, at least; right up to 2^13 - 1 units.
+constexpr uint32_t idle_s(uint16_t state_time, uint32_t now_s) {
+  const auto state = static_cast<FlowState>(state_time >> kTimeBits);
+  const uint32_t units = (coarse_time(state, now_s) - state_time) & kTimeMask;
+  if (state != FlowState::long_lived) [[likely]]
+    return units;
+  return units == 0 ? 0 : (units << kLongShift) - ((1u << kLongShift) - 1);
+}
 inline uint32_t idle_s(const FlowBucket& bucket, uint32_t slot, uint32_t now_s) {
-  return (now_s - bucket.state_time[slot]) & kTimeMask;
+  return idle_s(bucket.state_time[slot], now_s);
 }
 inline uint32_t away_count(const FlowBucket& bucket) {
   return bucket.marks >> 24;
@@ -99,21 +188,17 @@ inline uint32_t away_count(const FlowBucket& bucket) {
 
 // Seconds without a packet after which a flow in `state` of this service is forgotten.
 inline uint32_t idle_timeout_s(const ServiceRecord& service, FlowState state) {
-  switch (state) {
-    case FlowState::syn:
-      return service.idle_syn_s;
-    case FlowState::midstream:
-    case FlowState::established:
-      return service.idle_established_s;
-    case FlowState::closing:
-      return service.idle_closing_s;
-    case FlowState::udp_new:
-    case FlowState::udp:
-      return service.idle_udp_s;
-    case FlowState::empty:
-      break;
-  }
-  return 0;
+  using S = ServiceRecord;
+  constexpr uint8_t timeout_of_state[8] = {S::kSyn,         S::kSyn,     S::kEstablished, S::kUdp,
+                                           S::kEstablished, S::kClosing, S::kUdp,         S::kEstablished};
+  const uint32_t timeout_s = service.idle_s[timeout_of_state[static_cast<uint32_t>(state)]];
+  // Unconfirmed, so never for days.
+  return state == FlowState::midstream ? std::min(timeout_s, limits::kIdleTimeoutShortMax) : timeout_s;
+}
+// What a confirmed TCP flow of this service is.
+inline FlowState established_state(const ServiceRecord& service) {
+  return service.idle_s[ServiceRecord::kEstablished] > limits::kIdleTimeoutShortMax ? FlowState::long_lived
+                                                                                    : FlowState::established;
 }
 
 struct FlowsHeader {
@@ -132,7 +217,7 @@ inline constexpr SegmentKind kFlowsSegment = {
     "flows", "sluice-dataplane", 0x20736f6c46536c53ULL,
     layout_hash({sizeof(FlowsHeader), sizeof(FlowBucket), offsetof(FlowBucket, tag_high),
                  offsetof(FlowBucket, backend), offsetof(FlowBucket, state_time), offsetof(FlowBucket, marks),
-                 kTagShift, kTimeBits})};
+                 kTagShift, kTimeBits, kLongShift})};
 
 constexpr uint64_t flows_bytes(uint32_t workers, uint32_t bucket_bits) {
   return sizeof(FlowsHeader) + workers * (sizeof(FlowBucket) << bucket_bits);

@@ -66,9 +66,12 @@ inline constexpr uint32_t kIcmpAnswersPerSecond = 1'000;
 // ---- Times
 // ---------------------------------------------------------------------------------------------------------
 
-// Idle timeouts in seconds. A flow-table entry keeps 13 bits of seconds: an entry is seen by the sweep at
-// least once in kSweepPeriodMax seconds, so that ages up to 2^13 - kSweepPeriodMax never wrap.
-inline constexpr uint32_t kIdleTimeoutMax = 7'200;
+// Idle timeouts in seconds: of established TCP connections, and of all other states. A flow-table entry keeps
+// 13 bits of time, in seconds or, where the timeout is longer than the short maximum, in units of 128 seconds
+// (src/flow_layout.h). The sweep sees each entry at least once in kSweepPeriodMax seconds, so ages never
+// wrap.
+inline constexpr uint32_t kIdleTimeoutMax = 10 * 86'400;
+inline constexpr uint32_t kIdleTimeoutShortMax = 7'200;
 inline constexpr uint32_t kSweepPeriodMax = 512;
 inline constexpr uint32_t kIdleSynDefault = 30;
 inline constexpr uint32_t kIdleEstablishedDefault = 900;
@@ -85,7 +88,8 @@ inline constexpr uint32_t kCheckTimeoutMinMs = 1;
 inline constexpr uint32_t kCheckRiseFallMax = 1'000;
 
 static_assert(kBackendsPerServiceMax < kNoBackend);
-static_assert(kIdleTimeoutMax + kSweepPeriodMax < (1u << 13));
+static_assert(kIdleTimeoutShortMax + kSweepPeriodMax < (1u << 13));
+static_assert(kIdleTimeoutMax + kSweepPeriodMax + 2 * 128 < (1u << 13) * 128);
 static_assert(static_cast<uint64_t>(kWeightMax) * kWeightMax < (1ULL << 32));
 static_assert(kHeadroomBytes >= 40 && kHeadroomBytes <= 128);
 

@@ -17,10 +17,10 @@
 //
 // Identity: a ServiceId / BackendId is a position in the paged arrays. A backend keeps its id as long as it
 // is configured, whatever its weight, health or address. A removed backend's id is handed out again only
-// limits::kIdleTimeoutMax + kSweepPeriodMax + 60 seconds after its removal was published (kQuarantineNs,
-// controlplane/compile.h): by then every flow that named it has either been selected afresh (a packet came) or
-// expired. The minute is for the workers to take the generation up, which they do within microseconds; their
-// acknowledgement is not asked for.
+// two kSweepPeriodMax and a minute after its removal was published (kQuarantineNs, controlplane/compile.h):
+// by then every flow that named it has either been selected afresh (a packet came) or been swept, which does
+// not wait for an idle timeout. The rest is for the workers to take the generation up, which they do within
+// microseconds; their acknowledgement is not asked for.
 #pragma once
 
 #include <atomic>
@@ -69,36 +69,56 @@ struct alignas(64) ServiceRecord {
   Offset64 lookup;        // uint16_t[lookup_slots], positions in `members`; 0: nobody takes new flows
   Offset64 members;       // BackendId[members_count], ordered by name
   uint32_t members_count;
-  uint16_t idle_syn_s;  // seconds without a packet after which a flow is forgotten, by its state:
-  uint16_t idle_established_s;
-  uint16_t idle_closing_s;  //   FIN or RST seen
-  uint16_t idle_udp_s;
+  // Seconds without a packet after which a flow is forgotten, by its state (idle_timeout_s in
+  // src/flow_layout.h): established up to limits::kIdleTimeoutMax, the others up to kIdleTimeoutShortMax.
+  static constexpr uint32_t kSyn = 0, kEstablished = 1, kClosing = 2, kUdp = 3;
+  uint32_t idle_s[4];
+  uint8_t reserved[4];  // records are compared as bytes: no padding
   IpAddress vip;
-  uint8_t reserved0[4];      // records are compared as bytes: no padding
   uint64_t lookup_checksum;  // maglev_checksum: equal on every balancer with the same members
-  uint8_t reserved[8];
 };
 static_assert(sizeof(ServiceRecord) == 64);
 
+// Next hop and outer header of a backend in one line: what goes in front of a packet is copied from `header`,
+// and only what differs from packet to packet is filled in (dataplane/rewrite.cc).
 struct alignas(64) BackendRecord {
   static constexpr uint8_t kAlive =
       1;  // its flows stay with it (not failed, not in maintenance, not removed)
-  static constexpr uint8_t kResolved = 2;    // next hop known: destination_mac and port hold
-  static constexpr uint8_t kTakesNew = 8;    // it has slots in the service's lookup table
+  static constexpr uint8_t kResolved = 2;    // next hop known: the MAC addresses and port hold
   static constexpr uint8_t kConfigured = 4;  // always set while the backend is configured, whatever its state
-  uint8_t flags;                             // 0 for an id that is not in use
-  Family outer_family;                       // ipip: the outer header's
-  uint16_t mtu_bytes;  // of the egress link: the largest IP packet that may leave, outer header included
-  uint8_t destination_mac[6];  // the next hop's
-  uint8_t source_mac[6];       // the egress port's
-  uint16_t port;               // index in the data plane's list of ports (StatsHeader::ports)
-  uint16_t outer_sum;      // ipip over IPv4: folded ones' complement sum of the outer header's constant words
-  ServiceId service;       // whose backend this is
-  IpAddress outer_source;  // ipip: the host's own address towards the backend
-  IpAddress outer_destination;  // the backend's address
-  uint8_t reserved[8];
+  static constexpr uint8_t kTakesNew = 8;    // it has slots in the service's lookup table
+  static constexpr uint32_t kMacsBytes = 12;
+  static constexpr uint32_t kEthernetBytes = 14;
+  uint8_t flags;        // 0 for an id that is not in use
+  uint8_t outer_bytes;  // outer IP header that its packets get: 0 (l2dsr), 20 or 40
+  uint16_t mtu_bytes;   // of the egress link: the largest IP packet that may leave, outer header included
+  ServiceId service;    // whose backend this is
+  uint16_t port;        // index in the data plane's list of ports (StatsHeader::ports)
+  // Ethernet: the next hop's MAC, the egress port's, the outer EtherType. Then the outer IPv4 or IPv6 header
+  // with every constant field (for l2dsr it only tells the addresses): from the host's own address to the
+  // backend's. IPv4: `checksum` is the folded ones' complement sum of the constant words, not yet inverted.
+  uint8_t header[kEthernetBytes + sizeof(wire::Ipv6)];
+
+  bool outer_is_v4() const { return header[kEthernetBytes] >> 4 == 4; }
+  const uint8_t* destination_mac() const { return header; }
+  const uint8_t* source_mac() const { return header + 6; }
+  IpAddress outer_source() const {
+    return outer_address(offsetof(wire::Ipv4, source), offsetof(wire::Ipv6, source));
+  }
+  IpAddress outer_destination() const {
+    return outer_address(offsetof(wire::Ipv4, destination), offsetof(wire::Ipv6, destination));
+  }
+
+ private:
+  IpAddress outer_address(size_t at_v4, size_t at_v6) const {
+    const uint8_t* ip = header + kEthernetBytes;
+    if (!outer_is_v4()) return IpAddress::v6(ip + at_v6);
+    uint32_t address;
+    std::memcpy(&address, ip + at_v4, sizeof address);
+    return IpAddress::v4(address);
+  }
 };
-static_assert(sizeof(BackendRecord) == 64);
+static_assert(sizeof(BackendRecord) == 64 && offsetof(BackendRecord, header) == 10);
 
 // ---- Records only sluiced and its successor read
 // --------------------------------------------------------------------
@@ -137,7 +157,7 @@ static_assert(sizeof(ServiceCold) == 128);
 
 // Besides an entry for each service, one with protocol 0 and port 0 for each VIP: "this address is a VIP".
 // Open addressing, linear probing, at most half full, a power of two in size. An unused entry ends a probe.
-struct VipEntry {
+struct alignas(32) VipEntry {
   IpAddress vip;
   uint16_t port;  // network order; 0: any port
   uint8_t protocol;
@@ -145,7 +165,7 @@ struct VipEntry {
   ServiceId service;
   uint64_t reserved;
 };
-static_assert(sizeof(VipEntry) == 32);
+static_assert(sizeof(VipEntry) == 32 && offsetof(VipEntry, port) == 16 && offsetof(VipEntry, service) == 20);
 
 inline uint32_t vip_hash(const IpAddress& vip, uint16_t port_network_order, uint8_t protocol) {
   uint64_t high, low;
@@ -155,6 +175,42 @@ inline uint32_t vip_hash(const IpAddress& vip, uint16_t port_network_order, uint
       (high ^ (uint64_t{port_network_order} << 16 | protocol)) * 0x9e3779b97f4a7c15ULL ^ low;
   return static_cast<uint32_t>((mixed * 0xd6e8feb86659fd93ULL) >> 32);
 }
+
+// The VIP table of one generation, to look into.
+class VipTable {
+ public:
+  VipTable(const VipEntry* entries, uint32_t mask, bool has_any_port)
+      : entries_(entries), mask_(mask), has_any_port_(has_any_port) {}
+
+  // The service of VIP, port (network order) and protocol: one with this very port, else one with any port;
+  // kNoService.
+  ServiceId find_service(const IpAddress& vip, uint16_t port_network_order, uint8_t protocol) const {
+    ServiceId id = probe(vip, port_network_order, protocol);
+    if (id == kNoService && has_any_port_) [[unlikely]]
+      id = probe(vip, 0, protocol);
+    return id;
+  }
+  // Is this address some service's VIP? For packets whose ports cannot be known.
+  bool is_vip(const IpAddress& address) const { return probe(address, 0, 0) != kNoService; }
+
+ private:
+  ServiceId probe(const IpAddress& vip, uint16_t port_network_order, uint8_t protocol) const {
+    // An entry is compared as three words: address, then port, protocol and `used` at once.
+    const uint32_t wanted = 1u << 24 | uint32_t{protocol} << 16 | port_network_order;
+    for (uint32_t i = vip_hash(vip, port_network_order, protocol);; i++) {
+      const VipEntry& entry = entries_[i & mask_];
+      uint32_t found;
+      std::memcpy(&found, &entry.port, sizeof found);
+      if ((found == wanted) & (entry.vip == vip)) [[likely]]
+        return entry.service;
+      if (entry.used == 0) return kNoService;
+    }
+  }
+
+  const VipEntry* entries_;
+  uint32_t mask_;
+  bool has_any_port_;
+};
 
 // ---- Generations
 // ------------------------------------------------------------------------------------------------------
@@ -207,13 +263,13 @@ inline constexpr SegmentKind kTablesSegment = {"tables", "sluiced", 0x73656c6261
                                                             sizeof(ServiceRecord),
                                                             offsetof(ServiceRecord, lookup),
                                                             offsetof(ServiceRecord, members),
-                                                            offsetof(ServiceRecord, idle_syn_s),
+                                                            offsetof(ServiceRecord, idle_s),
                                                             offsetof(ServiceRecord, vip),
                                                             sizeof(BackendRecord),
-                                                            offsetof(BackendRecord, destination_mac),
-                                                            offsetof(BackendRecord, port),
+                                                            offsetof(BackendRecord, outer_bytes),
                                                             offsetof(BackendRecord, service),
-                                                            offsetof(BackendRecord, outer_source),
+                                                            offsetof(BackendRecord, port),
+                                                            offsetof(BackendRecord, header),
                                                             sizeof(BackendCold),
                                                             offsetof(BackendCold, service),
                                                             offsetof(BackendCold, removed_ns),
@@ -273,16 +329,12 @@ class TablesView {
     return at<BackendId>(service.members)[position];
   }
 
-  // The service of VIP, port (network order) and protocol: one with this very port, else one with any port;
-  // kNoService.
-  ServiceId find_service(const IpAddress& vip, uint16_t port_network_order, uint8_t protocol) const {
-    ServiceId id = probe(vip, port_network_order, protocol);
-    if (id == kNoService && generation_->has_any_port != 0) id = probe(vip, 0, protocol);
-    return id;
+  VipTable vips() const {
+    return VipTable(at<VipEntry>(generation_->vips), generation_->vips_mask, generation_->has_any_port != 0);
   }
-
-  // Is this address some service's VIP? For packets whose ports cannot be known.
-  bool is_vip(const IpAddress& address) const { return probe(address, 0, 0) != kNoService; }
+  ServiceId find_service(const IpAddress& vip, uint16_t port_network_order, uint8_t protocol) const {
+    return vips().find_service(vip, port_network_order, protocol);
+  }
 
   template <typename T>
   const T* at(Offset64 offset) const {
@@ -293,16 +345,6 @@ class TablesView {
   template <typename T>
   const T& record(const Offset64* pages, uint32_t i) const {
     return at<T>(pages[i / kPageRecords])[i % kPageRecords];
-  }
-
-  ServiceId probe(const IpAddress& vip, uint16_t port_network_order, uint8_t protocol) const {
-    const VipEntry* entries = at<VipEntry>(generation_->vips);
-    for (uint32_t i = vip_hash(vip, port_network_order, protocol);; i++) {
-      const VipEntry& entry = entries[i & generation_->vips_mask];
-      if (entry.used == 0) return kNoService;
-      if (entry.port == port_network_order && entry.protocol == protocol && entry.vip == vip)
-        return entry.service;
-    }
   }
 
   const std::byte* base_ = nullptr;

@@ -39,9 +39,10 @@ void check_service(const ServiceConfig& service) {
   must(service.lookup_slots == limits::kLookupSlotsDefault ||
            service.lookup_slots == limits::kLookupSlotsLarge,
        "a table has one of two sizes");
-  for (const uint16_t seconds :
-       {service.idle_syn_s, service.idle_established_s, service.idle_closing_s, service.idle_udp_s}) {
-    must(seconds > 0 && seconds <= limits::kIdleTimeoutMax, "an idle timeout is in range");
+  must(service.idle_established_s > 0 && service.idle_established_s <= limits::kIdleTimeoutMax,
+       "an idle timeout is in range");
+  for (const uint32_t seconds : {service.idle_syn_s, service.idle_closing_s, service.idle_udp_s}) {
+    must(seconds > 0 && seconds <= limits::kIdleTimeoutShortMax, "a short idle timeout is in range");
   }
   must(!service.backends.empty() && service.backends.size() <= limits::kBackendsPerServiceMax,
        "backends are there");

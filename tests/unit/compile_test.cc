@@ -66,10 +66,10 @@ TEST(Compile, PublishesWhatTheModelSays) {
     EXPECT_EQ(record.protocol, service.config.protocol);
     EXPECT_EQ(record.port, service.config.port);
     EXPECT_EQ(record.vip, service.config.vip);
-    EXPECT_EQ(record.idle_syn_s, service.config.idle_syn_s);
-    EXPECT_EQ(record.idle_established_s, service.config.idle_established_s);
-    EXPECT_EQ(record.idle_closing_s, service.config.idle_closing_s);
-    EXPECT_EQ(record.idle_udp_s, service.config.idle_udp_s);
+    EXPECT_EQ(record.idle_s[ServiceRecord::kSyn], service.config.idle_syn_s);
+    EXPECT_EQ(record.idle_s[ServiceRecord::kEstablished], service.config.idle_established_s);
+    EXPECT_EQ(record.idle_s[ServiceRecord::kClosing], service.config.idle_closing_s);
+    EXPECT_EQ(record.idle_s[ServiceRecord::kUdp], service.config.idle_udp_s);
     EXPECT_EQ(view.lookup(record).size(), service.config.lookup_slots);
     EXPECT_STREQ(view.service_cold(service.id).name, service.config.name.c_str());
     EXPECT_EQ(view.find_service(service.config.vip, net16(service.config.port), service.config.protocol),
@@ -86,30 +86,31 @@ TEST(Compile, PublishesWhatTheModelSays) {
   const BackendRecord& record = view.backend(backend.id);
   EXPECT_EQ(record.flags, BackendRecord::kAlive | BackendRecord::kResolved | BackendRecord::kTakesNew |
                               BackendRecord::kConfigured);
-  EXPECT_EQ(record.outer_family, Family::v4);
+  EXPECT_EQ(record.outer_bytes, sizeof(wire::Ipv4));
+  EXPECT_TRUE(record.outer_is_v4());
   EXPECT_EQ(record.mtu_bytes, 65'535);
   EXPECT_EQ(record.port, 3);
-  EXPECT_EQ(std::memcmp(record.destination_mac, backend.next_hop.mac.bytes.data(), 6), 0);
-  EXPECT_EQ(std::memcmp(record.source_mac, backend.next_hop.source_mac.bytes.data(), 6), 0);
+  EXPECT_EQ(std::memcmp(record.destination_mac(), backend.next_hop.mac.bytes.data(), 6), 0);
+  EXPECT_EQ(std::memcmp(record.source_mac(), backend.next_hop.source_mac.bytes.data(), 6), 0);
   EXPECT_EQ(record.service, model.services[0].id);
-  EXPECT_EQ(record.outer_source, backend.next_hop.source);
-  EXPECT_EQ(record.outer_destination, backend.config.address);
+  EXPECT_EQ(record.outer_source(), backend.next_hop.source);
+  EXPECT_EQ(record.outer_destination(), backend.config.address);
 }
 
-// Proves outer_sum against RFC 1071 computed byte by byte: with what the data plane adds, the header sums to
-// 0xffff.
+// Proves the sum in the outer header against RFC 1071 computed byte by byte: with what the data plane adds,
+// the header sums to 0xffff.
 TEST(Compile, OuterSumIsTheConstantPartOfTheHeader) {
   Publisher publisher = Publisher::anonymous();
   const Model model = model_of(small_config(), publisher);
   compiled(model, publisher);
   const BackendRecord& record = publisher.current().backend(model.services[0].backends[0].id);
 
-  const uint8_t tos = 0xb8, protocol = 4, total_length[2] = {0x05, 0xb4}, id[2] = {0x12, 0x34},
+  const uint8_t tos = 0xb8, protocol = wire::kProtoIpip, total_length[2] = {0x05, 0xb4}, id[2] = {0x12, 0x34},
                 df[2] = {0x40, 0};
   uint8_t header[20] = {0x45,  tos, total_length[0], total_length[1], id[0], id[1], df[0],
                         df[1], 64,  protocol};
-  std::memcpy(header + 12, record.outer_source.bytes.data() + 12, 4);
-  std::memcpy(header + 16, record.outer_destination.bytes.data() + 12, 4);
+  std::memcpy(header + 12, record.outer_source().bytes.data() + 12, 4);
+  std::memcpy(header + 16, record.outer_destination().bytes.data() + 12, 4);
   const auto add = [](uint32_t sum, uint32_t high, uint32_t low) {
     sum += high << 8 | low;
     return (sum & 0xffff) + (sum >> 16);
@@ -118,10 +119,11 @@ TEST(Compile, OuterSumIsTheConstantPartOfTheHeader) {
   for (int i = 0; i < 20; i += 2)
     reference = add(reference, header[i], header[i + 1]);
 
-  const uint16_t constant = net16(record.outer_sum);
+  wire::Ipv4 outer;
+  std::memcpy(&outer, record.header + sizeof(wire::Ethernet), sizeof outer);
+  const uint16_t constant = net16(outer.checksum);
   uint32_t sum = add(0, constant >> 8, constant & 0xff);
   sum = add(sum, 0, tos);
-  sum = add(sum, 0, protocol);
   sum = add(sum, total_length[0], total_length[1]);
   sum = add(sum, id[0], id[1]);
   sum = add(sum, df[0], df[1]);

@@ -213,8 +213,11 @@ const FaultCase kFaultCases[] = {
        "'timeout' is \"1001ms\"; it must be at most the interval of 1000ms: checks of one backend do not "
        "overlap"}}},
     {"idle_timeout_too_long",
-     right_service("idle_timeout = { established = \"7201s\" }"),
-     {{7, 32, "'established' is \"7201s\"; it must be from 1s to 2h"}}},
+     right_service("idle_timeout = { established = \"241h\" }"),
+     {{7, 32, "'established' is \"241h\"; it must be from 1s to 10d"}}},
+    {"idle_timeout_too_long_for_udp",
+     right_service("idle_timeout = { udp = \"7201s\" }"),
+     {{7, 24, "'udp' is \"7201s\"; it must be from 1s to 2h"}}},
     {"idle_timeout_fraction",
      right_service("idle_timeout = { udp = \"1500ms\" }"),
      {{7, 24, "'udp' is \"1500ms\"; it must be whole seconds"}}},

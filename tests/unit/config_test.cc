@@ -71,7 +71,7 @@ forward = "l2dsr"
 table_size = 655373
 initially = "up"
 backend = [ { name = "a", address = "2001:db8::a", weight = 0 }, { name = "b", address = "10.0.0.2", weight = 10000 } ]
-idle_timeout = { syn = "5s", established = "2h", closing = "1s", udp = "3m" }
+idle_timeout = { syn = "5s", established = "10d", closing = "1s", udp = "3m" }
 [service.health]
 type = "http"
 port = 8080
@@ -96,7 +96,7 @@ fall = 5
   dns.lookup_slots = limits::kLookupSlotsLarge;
   dns.initially_up = true;
   dns.idle_syn_s = 5;
-  dns.idle_established_s = 7200;
+  dns.idle_established_s = 864'000;
   dns.idle_closing_s = 1;
   dns.idle_udp_s = 180;
   dns.health = {HealthConfig::Type::http,

@@ -94,6 +94,7 @@ class Tracking : public ::testing::Test {
     }
     return backend_of_port;
   }
+  void sweep() { pipeline.tracker().sweep(flows.groups(), UINT32_MAX, publisher.current(), now_s); }
   uint64_t active(const std::string& service, const std::string& backend) {
     return stats.workers[0].backends[index(model.find_backend(service, backend)->id)].flows_active.get();
   }
@@ -264,14 +265,14 @@ TEST_F(Tracking, idle_flows_are_forgotten_by_their_state) {
     if (one.two) send(one.then);
     ASSERT_EQ(stats.workers[0].flows.active.get(), 1u);
     now_s += one.timeout_s;
-    pipeline.tracker().sweep(flows.buckets(), publisher.current(), now_s);
+    sweep();
     ASSERT_EQ(stats.workers[0].flows.active.get(), 1u) << "idle for exactly the timeout: " << one.timeout_s;
     now_s += 1;
     FrameSpec again = one.first;
     again.tcp_flags = wire::kTcpAck;
     ASSERT_EQ(send(again).how, FlowHow::created) << "one second more: a new flow";
     now_s += limits::kIdleEstablishedDefault + 1;
-    pipeline.tracker().sweep(flows.buckets(), publisher.current(), now_s);
+    sweep();
     ASSERT_EQ(stats.workers[0].flows.active.get(), 0u);
   }
   for (const char* backend : {"b1", "b2", "b3", "b4"}) {
