@@ -20,6 +20,7 @@ VIPS4, VIPS6 = "198.18.{}.{}", "2001:db8:100::{:x}"  # RFC 2544 C.2.2 has set 19
 OWN4, OWN6 = "172.16.0.1", "fd00:51::1"
 MTU_BYTES = 1600  # room for the outer header of 1,518-byte frames
 TEARDOWN_S = 15.0
+PINS = Path("/sys/fs/bpf/sluice")
 
 
 class Target:
@@ -108,7 +109,7 @@ class Target:
         raise NotImplementedError
 
 
-class Testpmd(Target):
+class MacSwap(Target):
     name = "testpmd macswap"
 
     def start(self):
@@ -163,7 +164,7 @@ class Balancer(Target):
 
     def _backend(self, service, number):
         n = 0x101 + service * len(self.weights) + number
-        address = f"fd00:51::{n + 0x10000:x}" if self.ipv6 else f"172.{16 + (n >> 16)}.{n >> 8 & 255}.{n & 255}"
+        address = f"fd00:51::1:{n >> 16:x}:{n & 0xffff:x}" if self.ipv6 else f"172.{16 + (n >> 16)}.{n >> 8 & 255}.{n & 255}"
         return {"address": address, "vip": service, "name": f"s{service}/b{number}",
                 "mac": f"02:51:{n >> 24 & 255:02x}:{n >> 16 & 255:02x}:{n >> 8 & 255:02x}:{n & 255:02x}"}
 
@@ -198,8 +199,11 @@ class Balancer(Target):
     def clean(self):
         if self.netns:
             subprocess.run(["ip", "netns", "del", self.netns], check=False)
-            instance = str(self.folder / "instance").strip("/").replace("/", "+").replace(".", "_")
-            shutil.rmtree(Path("/sys/fs/bpf/sluice") / instance, ignore_errors=True)
+            # As instance_name() in src/segment.h says.
+            pins = PINS / str(self.folder / "instance").strip("/").replace("/", "+").replace(".", "_")
+            shutil.rmtree(pins, ignore_errors=True)
+            if PINS.is_dir() and not any(PINS.iterdir()):
+                PINS.rmdir()
 
     def wait_forwarding(self):
         def is_ready():
