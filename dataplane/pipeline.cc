@@ -1,9 +1,19 @@
 #include "dataplane/pipeline.h"
 
+#include <algorithm>
+
 #include "dataplane/classify.h"
 #include "dataplane/parse.h"
 
 namespace sluice {
+namespace {
+
+// The sweep goes round the whole table once a second, a little after each batch: at most so many groups of
+// buckets, of which at most so many are looked into (64 flows each). Behind with that, a round takes longer.
+constexpr uint64_t kSweepGroups = 256;
+constexpr uint32_t kSweepScans = 2;
+
+}  // namespace
 
 void Pipeline::process(Batch& batch, const TablesView& tables, uint32_t now_s) {
   parse(batch);
@@ -14,6 +24,12 @@ void Pipeline::process(Batch& batch, const TablesView& tables, uint32_t now_s) {
   classify(batch, tables, flows_);
   tracker_.track(batch, tables, now_s);
   rewriter_.rewrite(batch, now_s);
+}
+
+void Pipeline::age(const TablesView& tables, uint32_t now_s, uint64_t tsc) {
+  if (tsc < next_sweep_tsc_) return;
+  const uint64_t passed = tracker_.sweep(kSweepGroups, kSweepScans, tables, now_s);
+  next_sweep_tsc_ = std::max(next_sweep_tsc_ + passed * tsc_hz_ / flows_.groups(), tsc - tsc_hz_);
 }
 
 namespace {

@@ -5,6 +5,7 @@
 //   pipeline.process(batch, tables, now_s);
 //   ... send what has Verdict::forward or answer; unsent ones: refuse(packet, Reason::tx_full) ...
 //   pipeline.account(batch);
+//   pipeline.age(tables, now_s, tsc);   // also when nothing was received
 //
 // Nothing here allocates, locks, logs, throws or calls the kernel; work per batch is bounded. Runs without
 // EAL.
@@ -20,12 +21,16 @@ namespace sluice {
 
 class Pipeline {
  public:
-  Pipeline(FlowTable& flows, WorkerStats& stats) : flows_(flows), stats_(stats), tracker_(flows, stats) {}
+  // `tsc_hz`: of the clock that age() is told.
+  Pipeline(FlowTable& flows, WorkerStats& stats, uint64_t tsc_hz)
+      : flows_(flows), stats_(stats), tracker_(flows, stats), tsc_hz_(tsc_hz) {}
 
   // `tables` may be empty (nothing published yet). Every packet of the batch has its verdict afterwards.
   void process(Batch& batch, const TablesView& tables, uint32_t now_s);
   // Adds the batch to the counters: the only place that counts packets.
   void account(const Batch& batch);
+  // Ageing at the pace of one round of the flow table a second, a bounded piece of it each time.
+  void age(const TablesView& tables, uint32_t now_s, uint64_t tsc);
 
   Tracker& tracker() { return tracker_; }
 
@@ -34,6 +39,8 @@ class Pipeline {
   WorkerStats& stats_;
   Tracker tracker_;
   Rewriter rewriter_;
+  const uint64_t tsc_hz_;
+  uint64_t next_sweep_tsc_ = 0;
 };
 
 }  // namespace sluice

@@ -4,16 +4,11 @@
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
 
-#include <algorithm>
 #include <cstring>
 
 namespace sluice {
 namespace {
 
-// The sweep goes round the whole table once a second, a little after each batch: at most so many groups of
-// buckets, of which at most so many are looked into (64 flows each). Behind with that, a round takes longer.
-constexpr uint64_t kSweepGroups = 256;
-constexpr uint32_t kSweepScans = 2;
 // A full transmit ring is tried again this often before packets are given up.
 constexpr int kSendAttempts = 4;
 
@@ -42,7 +37,7 @@ Worker::Worker(uint16_t queue, std::span<const PortInfo> ports, FlowBucket* buck
       ports_(ports),
       flows_(buckets, bucket_bits),
       stats_(stats),
-      pipeline_(flows_, stats),
+      pipeline_(flows_, stats, tsc_hz),
       tsc_hz_(tsc_hz),
       now_s_(static_cast<uint32_t>(monotonic_ns() / 1'000'000'000)) {
   pipeline_.tracker().recount();
@@ -132,9 +127,7 @@ void Worker::keep_time(uint64_t tsc, const TablesView& view) {
     next_second_tsc_ = tsc + tsc_hz_ / 4;
     stats_.heartbeat_ns.set(monotonic_ns());
   }
-  if (!view || tsc < next_sweep_tsc_) return;
-  const uint64_t passed = pipeline_.tracker().sweep(kSweepGroups, kSweepScans, view, now_s_);
-  next_sweep_tsc_ = std::max(next_sweep_tsc_ + passed * tsc_hz_ / flows_.groups(), tsc - tsc_hz_);
+  if (view) pipeline_.age(view, now_s_, tsc);
 }
 
 void Worker::run() {

@@ -56,7 +56,6 @@ class Worker {
   const uint64_t tsc_hz_;
   uint32_t now_s_ = 0;
   uint64_t next_second_tsc_ = 0;
-  uint64_t next_sweep_tsc_ = 0;
 };
 
 }  // namespace sluice

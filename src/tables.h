@@ -171,8 +171,10 @@ inline uint32_t vip_hash(const IpAddress& vip, uint16_t port_network_order, uint
   uint64_t high, low;
   std::memcpy(&high, vip.bytes.data(), 8);
   std::memcpy(&low, vip.bytes.data() + 8, 8);
-  const uint64_t mixed =
-      (high ^ (uint64_t{port_network_order} << 16 | protocol)) * 0x9e3779b97f4a7c15ULL ^ low;
+  uint64_t mixed = (high ^ (uint64_t{port_network_order} << 16 | protocol)) * 0x9e3779b97f4a7c15ULL ^ low;
+  // The last bytes of an address, in which VIPs differ, are the top bits here: without this they would not reach
+  // the low bits of the product.
+  mixed ^= mixed >> 32;
   return static_cast<uint32_t>((mixed * 0xd6e8feb86659fd93ULL) >> 32);
 }
 

@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from control import PktgenError
@@ -29,6 +30,8 @@ from targets import Balancer, MacSwap
 MODES = ("throughput", "rfc2544", "mlr", "latency")
 FLOWS_PER_WORKER_MIN = 1 << 18  # src/size_limits.h
 FLOW_TABLE_BYTES = 16           # a flow
+CLOSE_CYCLES = 700              # two cores of one L3 cache; more: of two
+RUNS_MAX = 3
 
 
 def arguments():
@@ -49,6 +52,8 @@ def arguments():
     parser.add_argument("--seconds", type=float, default=1.0, help="of a throughput and a latency trial")
     parser.add_argument("--trial-seconds", type=float, default=1.0, help="of the searches' final trials")
     parser.add_argument("--initial-seconds", type=float, default=0.25, help="of MLR's first trials")
+    parser.add_argument("--wait-close", type=float, default=20.0, metavar="S",
+                        help="how long to wait for the two cores to share a cache (a virtual machine's are moved)")
     parser.add_argument("--no-floor", action="store_true", help="without testpmd")
     parser.add_argument("--no-huge", action="store_true", help="without hugepages (slower)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write {machine, results}")
@@ -82,19 +87,53 @@ def flows_max_of(options, flows):
     return max(FLOWS_PER_WORKER_MIN, options.flows_max or flows)
 
 
+# ---- Core distance ---------------------------------------------------------------------------------------------------------
+
+
+def core_distance(options, cpus):
+    """Cycles of a cache line's round trip between the generator's core and the target's. Nothing else may run there."""
+    command = [options.build / "perf/pktgen/core-distance", str(cpus.generator), str(cpus.worker)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60,
+                          preexec_fn=lambda: os.sched_setaffinity(0, cpus.all))
+    if done.returncode != 0:
+        raise PktgenError(done.stderr.strip())
+    return int(done.stdout)
+
+
+def wait_close(options, cpus):
+    """A virtual machine's CPUs are moved about: waits, for a time, until they share a cache."""
+    until = time.monotonic() + options.wait_close
+    while (cycles := core_distance(options, cpus)) > CLOSE_CYCLES and time.monotonic() < until:
+        time.sleep(1)
+    return cycles
+
+
+def run_near(options, cpus, what, run):
+    """run(), again when the CPUs were moved meanwhile: (rows, faults) with the distance in each row."""
+    for attempt in range(RUNS_MAX):
+        before = wait_close(options, cpus)
+        say(f"{what}; the cores are {before} cycles apart")
+        rows, faults = run()
+        after = core_distance(options, cpus)
+        if max(before, after) <= CLOSE_CYCLES or before > CLOSE_CYCLES or attempt == RUNS_MAX - 1:
+            break
+        say(f"the cores came to be {after} cycles apart: once more")
+    for row in rows:
+        row["core_distance_cycles"] = max(before, after)
+    return rows, faults
+
+
 # ---- Runs ------------------------------------------------------------------------------------------------------------------
 
 
 def run_floor(options, cpus, no_huge):
     """([row], faults) of testpmd."""
-    say("testpmd macswap")
     with MacSwap(options.build, cpus, no_huge) as target:
         measurement = Measurement(target, prefix_of(options, "macswap"), traffic_of(options, min(options.flows)))
         return [measurement.throughput(options.repeat, options.seconds)], measurement.faults
 
 
 def run_balancer(options, cpus, no_huge, flows):
-    say(f"sluice {options.forward}, {flows} flows")
     balancer = Balancer(options.build, cpus, no_huge, flows_max=flows_max_of(options, flows), backends=options.backends,
                         services=options.services, forward=options.forward, ipv6=options.ipv6)
     rows = []
@@ -133,10 +172,12 @@ def run_all(options):
         no_huge = options.no_huge or not could_be_had
         if no_huge and not options.no_huge:
             say(f"{wanted >> 20} MiB of hugepages could not be had: going on without (slower)")
-        rows, faults = ([], []) if options.no_floor else run_floor(options, cpus, no_huge)
+        rows, faults = ([], []) if options.no_floor else run_near(
+            options, cpus, "testpmd macswap", lambda: run_floor(options, cpus, no_huge))
         floor = rows[0] if rows else None
         for flows in options.flows:
-            more_rows, more_faults = run_balancer(options, cpus, no_huge, flows)
+            more_rows, more_faults = run_near(options, cpus, f"sluice {options.forward}, {flows} flows",
+                                              lambda f=flows: run_balancer(options, cpus, no_huge, f))
             rows, faults = rows + more_rows, faults + more_faults
     for row in rows:
         if floor and row["name"].find("/throughput") > 0:
@@ -183,6 +224,10 @@ def print_table(rows):
                  for key, digits in (("cycles", 1), ("ns", 1), ("ratio", 2))]
         print(f"{row['name']:{width}}  {cells[0]:>7}  {cells[1]:>8}  {row['per_second'] / 1e6:>7.3f}  {cells[2]:>7}  {text_of(row)}")
     print("\ncycles: of the target's own core for a packet, in turns of its loop that had packets; for the searches, of the clock")
+    distances = [row["core_distance_cycles"] for row in rows]
+    print(f"a cache line from the generator's core to the target's and back: {min(distances)} to {max(distances)} cycles")
+    if max(distances) > CLOSE_CYCLES:
+        print("WARNING: the two cores do not share a cache in every row: packets cost more to hand over; compare rows of one distance")
     if any(row.get("limited_by") == "generator" for row in rows):
         print("generator-limited: the target waited for packets, and could do more than this rate; its cycles are its own all the same")
 

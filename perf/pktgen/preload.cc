@@ -84,7 +84,7 @@ void start(const PortOptions& options) {
 
 extern "C" {
 
-int rte_eal_init(int argc, char** argv) {
+[[gnu::visibility("default")]] int rte_eal_init(int argc, char** argv) {
   // The driver reads what the program prints, from a file, while it runs.
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   std::vector<PortOptions> ports;
@@ -97,7 +97,7 @@ int rte_eal_init(int argc, char** argv) {
   return parsed + taken;
 }
 
-int rte_eal_cleanup(void) {
+[[gnu::visibility("default")]] int rte_eal_cleanup(void) {
   running().clear();
   return real<int (*)()>("rte_eal_cleanup")();
 }

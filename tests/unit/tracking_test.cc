@@ -26,7 +26,7 @@ class Tracking : public ::testing::Test {
         stats(stats_memory.as<StatsSegment>()),
         buckets(size_t{1} << kBucketBitsMin),
         flows(buckets.data(), kBucketBitsMin),
-        pipeline(flows, stats.workers[0]) {
+        pipeline(flows, stats.workers[0], 1) {
     ServiceConfig web;
     web.name = "web";
     web.vip = *IpAddress::parse("203.0.113.10");
