@@ -95,4 +95,4 @@ class Control:
             while time.monotonic() < until:
                 alive()
                 time.sleep(max(0.0, min(0.25, until - time.monotonic())))
-        return self.wait(alive, seconds + 30.0)
+        return self.wait(alive, 3 * seconds + 30.0)

@@ -11,6 +11,8 @@ namespace {
 
 // Packets that are not back this long after the last one that is will not come.
 constexpr double kSilence_s = 0.25;
+// A turn takes some microseconds; one that took this long was interrupted.
+constexpr double kHeldUp_s = 20e-6;
 constexpr uint32_t kAskStopEvery = 256;  // turns
 constexpr uint32_t kFreeLow = 4;         // bursts
 
@@ -62,8 +64,9 @@ struct Engine::Turn {
   uint32_t items_count = 0, items_used = 0;
 
   uint64_t start_tsc = 0;
-  double packets_per_cycle = 0;  // 0: no rate
-  uint64_t due_count = 0;        // packets that should have been offered by now, less those given up
+  double packets_per_cycle = 0;   // 0: no rate
+  uint64_t gap_tsc = 0;           // since the turn before
+  uint64_t held_up_from_tsc = 0;  // a gap as long as this is none of our making
   uint64_t arrived_tsc = 0;
   uint64_t ring_used = 0, ring_looks = 0;
   // Packets of one burst share their stamp, mostly.
@@ -182,19 +185,28 @@ void Engine::collect(Turn& turn) {
   }
 }
 
-// Packets that may be offered now.
+// Packets that may be offered now. A turn that came late because somebody else had the CPU stops the trial's
+// clock, so that all packets of the trial are offered at its rate; packets that are late because this loop is
+// too slow are given up.
 uint32_t Engine::due(Turn& turn, uint64_t now) const {
   uint64_t left = kBurst;
   if (turn.packets_per_cycle > 0) {
+    const uint64_t offered = turn.outcome.counts.sent + turn.outcome.late_packets;
     const auto by_now =
         static_cast<uint64_t>(static_cast<double>(now - turn.start_tsc) * turn.packets_per_cycle);
-    const uint64_t given_up = turn.outcome.late_packets;
-    uint64_t behind = by_now - given_up - turn.outcome.counts.sent;
+    uint64_t behind = by_now > offered ? by_now - offered : 0;
     if (behind > kBehindMax) {
-      turn.outcome.late_packets += behind - kBehindMax;
+      const uint64_t excess = behind - kBehindMax;
+      if (turn.gap_tsc > turn.held_up_from_tsc) {
+        const auto stopped = static_cast<uint64_t>(static_cast<double>(excess) / turn.packets_per_cycle);
+        turn.start_tsc += stopped;
+        turn.outcome.held_up_tsc += stopped;
+      } else {
+        turn.outcome.late_packets += excess;
+      }
       behind = kBehindMax;
     }
-    left = std::min<uint64_t>(behind, kBurst);
+    left = behind < turn.least_burst ? 0 : std::min<uint64_t>(behind, kBurst);
   }
   if (turn.trial.packets != 0) {
     left = std::min(left, turn.trial.packets - turn.outcome.counts.sent - ready_count_);
@@ -275,11 +287,14 @@ Result<Outcome> Engine::run(const Trial& trial, Progress& progress, const std::f
   Turn turn(trial, flows_);
   const double hz = static_cast<double>(rte_get_tsc_hz());
   turn.packets_per_cycle = static_cast<double>(trial.rate_pps) / hz;
+  turn.least_burst = std::clamp<uint64_t>(trial.rate_pps / 1'000'000, 1, kBurst / 2);
   turn.outcome.tsc_hz = rte_get_tsc_hz();
+  turn.held_up_from_tsc = static_cast<uint64_t>(kHeldUp_s * hz);
   const auto duration_tsc = static_cast<uint64_t>(trial.seconds * hz);
   pick(turn);
 
   uint64_t now = turn.start_tsc = rte_rdtsc();
+  const uint64_t started_tsc = now;
   for (uint32_t round = 0; now - turn.start_tsc < duration_tsc; round++) {
     if (trial.packets != 0 && turn.outcome.counts.sent >= trial.packets) break;
     if (round % kAskStopEvery == 0 && stop()) break;
@@ -290,9 +305,10 @@ Result<Outcome> Engine::run(const Trial& trial, Progress& progress, const std::f
     progress.moved.store(turn.outcome.counts.moved, std::memory_order_relaxed);
     const uint64_t then = now;
     now = rte_rdtsc();
-    turn.outcome.longest_gap_tsc = std::max(turn.outcome.longest_gap_tsc, now - then);
+    turn.gap_tsc = now - then;
+    turn.outcome.longest_gap_tsc = std::max(turn.outcome.longest_gap_tsc, turn.gap_tsc);
   }
-  turn.outcome.elapsed_tsc = now - turn.start_tsc;
+  turn.outcome.elapsed_tsc = now - started_tsc;
   drain(turn);
   if (turn.ring_looks != 0) {
     turn.outcome.ring_fill =

@@ -8,8 +8,9 @@
 //   offer     write as many new packets as may go, of flows picked and asked for a turn ago; hand them over
 //
 // Without a rate, packets wait for room in the target's ring: none is lost, and the pace is the target's.
-// With one, a packet that finds the ring full is lost, as on a NIC; a generator that was held up offers at
-// most kBehindMax packets late, and counts the others as not offered.
+// With one, a packet that finds the ring full is lost, as on a NIC. A generator whose CPU was taken away
+// stops the trial's clock for that time and offers at most kBehindMax packets late; one that is too slow for
+// the rate gives packets up and counts them.
 #pragma once
 
 #include <cstdint>

@@ -128,6 +128,7 @@ std::string trial_json(const Outcome& outcome) {
       {"received_per_second", seconds > 0 ? static_cast<double>(counts.received) / seconds : 0},
       {"ring_fill", outcome.ring_fill},
       {"late_packets", outcome.late_packets},
+      {"held_up_us", ns(outcome.held_up_tsc) / 1e3},
       {"longest_gap_us", ns(outcome.longest_gap_tsc) / 1e3},
       {"mbufs_missing", outcome.mbufs_missing},
       {"latency_ns",

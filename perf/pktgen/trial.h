@@ -89,7 +89,9 @@ struct Outcome {
   uint64_t tsc_hz = 0;
   double ring_fill =
       0;  // mean share of the target's receive ring that was full: near 1, it was the target's pace
-  uint64_t late_packets = 0;     // not offered in time, and not made up for: the rate was lower by these
+  uint64_t late_packets = 0;  // given up, never offered: the generator was too slow for the rate
+  uint64_t held_up_tsc =
+      0;  // with a rate: somebody else had the generator's CPU, and the trial was that much longer
   uint64_t longest_gap_tsc = 0;  // between two turns of the generator's loop
   uint64_t mbufs_missing = 0;    // not back after the trial, whoever has them
 };
