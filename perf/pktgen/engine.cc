@@ -64,8 +64,9 @@ struct Engine::Turn {
   uint32_t items_count = 0, items_used = 0;
 
   uint64_t start_tsc = 0;
-  double packets_per_cycle = 0;   // 0: no rate
-  uint64_t gap_tsc = 0;           // since the turn before
+  double packets_per_cycle = 0;  // 0: no rate
+  uint64_t least_burst = 1;  // with a rate: what falls due in a microsecond, so that fast rates go in bursts
+  uint64_t gap_tsc = 0;      // since the turn before
   uint64_t held_up_from_tsc = 0;  // a gap as long as this is none of our making
   uint64_t arrived_tsc = 0;
   uint64_t ring_used = 0, ring_looks = 0;
