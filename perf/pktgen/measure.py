@@ -43,7 +43,7 @@ class Measurement:
         self.trial(order="sequential", packets=2 * flows, seconds=FILL_TIMEOUT_S, churn=0, syn_flood=0, frame=64, forget=True)
         self.target.cycles()
 
-    # ---- Throughput --------------------------------------------------------------------------------------------------------
+    # ---- Throughput --------------------------------------------------------------------------------------------------
 
     def throughput(self, repeats, seconds):
         """As fast as the target takes packets; none can be lost for want of room, it is waited for."""
@@ -67,7 +67,7 @@ class Measurement:
                 "limited_by": "generator" if self.generator_limited else "target", "ring_fill": statistics.median(fills),
                 "repeats": repeats, "tsc_hz": hz}
 
-    # ---- Searches ----------------------------------------------------------------------------------------------------------
+    # ---- Searches ----------------------------------------------------------------------------------------------------
 
     def loss_ratio(self, load, seconds):
         """A paced trial. What the generator was too slow to offer counts as lost, as RFC 9971 recommends ("Measurer": a

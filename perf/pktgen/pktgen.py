@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""End to end without a NIC: the real sluice-dataplane and dpdk-testpmd on the same port, one core the generator's, one theirs.
+"""End to end without a NIC: the real sluice-dataplane and dpdk-testpmd on the same port; one core is theirs.
 
 The generator (README.md) is preloaded into each in turn; packets go by pointer through two rings. First testpmd's macswap,
 the floor; then, for each number of flows, the balancer with a real sluiced. Keep the machine idle. Needs root: the backends
@@ -40,7 +40,7 @@ def arguments():
     parser.add_argument("--flows", default="1000000", help="numbers of flows, one run each (default: %(default)s)")
     parser.add_argument("--flows-max", type=int, help="sluice-dataplane's --flows-max; default: as many as there are flows")
     parser.add_argument("--order", choices=("uniform", "zipf"), default="uniform", help="which flow the next packet is of")
-    parser.add_argument("--churn", type=float, default=0.0, help="share of packets that begin a new flow in an old one's place")
+    parser.add_argument("--churn", type=float, default=0.0, help="share of packets that begin a flow in an old one's place")
     parser.add_argument("--syn-flood", type=float, default=0.0, help="share of packets that are SYNs never followed up")
     parser.add_argument("--frame", default="64", help="64 to 1518 bytes, check sequence included, or imix (7:4:1)")
     parser.add_argument("--ipv6", action="store_true")
@@ -86,7 +86,7 @@ def flows_max_of(options, flows):
     return max(FLOWS_PER_WORKER_MIN, options.flows_max or flows)
 
 
-# ---- Core distance ---------------------------------------------------------------------------------------------------------
+# ---- Core distance ---------------------------------------------------------------------------------------------------
 
 
 def core_distance(options, cpus):
@@ -122,7 +122,7 @@ def run_near(options, cpus, what, run, attempts):
     return rows, faults
 
 
-# ---- Runs ------------------------------------------------------------------------------------------------------------------
+# ---- Runs ------------------------------------------------------------------------------------------------------------
 
 
 def run_floor(options, cpus, no_huge):
@@ -189,7 +189,7 @@ def run_all(options):
     return rows, faults, "none" if no_huge else "2 MiB"
 
 
-# ---- Report ----------------------------------------------------------------------------------------------------------------
+# ---- Report ----------------------------------------------------------------------------------------------------------
 
 
 def machine(rows, pages):
@@ -225,14 +225,17 @@ def print_table(rows):
     for row in rows:
         cells = [f"{row[key]:.{digits}f}" if row.get(key) is not None else ""
                  for key, digits in (("cycles", 1), ("ns", 1), ("ratio", 2))]
-        print(f"{row['name']:{width}}  {cells[0]:>7}  {cells[1]:>8}  {row['per_second'] / 1e6:>7.3f}  {cells[2]:>7}  {text_of(row)}")
-    print("\ncycles: of the target's own core for a packet, in turns of its loop that had packets; for the searches, of the clock")
+        figures = f"{cells[0]:>7}  {cells[1]:>8}  {row['per_second'] / 1e6:>7.3f}  {cells[2]:>7}"
+        print(f"{row['name']:{width}}  {figures}  {text_of(row)}")
+    print("\ncycles: of the target's own core for a packet, in turns of its loop that had packets; for searches, of the clock")
     distances = [row["core_distance_cycles"] for row in rows]
     print(f"a cache line from the generator's core to the target's and back: {min(distances)} to {max(distances)} cycles")
     if max(distances) > CLOSE_CYCLES:
-        print("WARNING: the two cores do not share a cache in every row: packets cost more to hand over; compare rows of one distance")
+        print("WARNING: not in every row do the two cores share a cache. Handing packets over costs more then: compare rows of "
+              "one distance only")
     if any(row.get("limited_by") == "generator" for row in rows):
-        print("generator-limited: the target waited for packets, and could do more than this rate; its cycles are its own all the same")
+        print("generator-limited: the target waited for packets, and could do more than this rate; its cycles are its own "
+              "all the same")
 
 
 def main():

@@ -217,7 +217,7 @@ class Balancer(Target):
     def trial(self, **wanted):
         return {"path": self.forward, "vips": self.vips, "backends": self.backends, **wanted}
 
-    # ---- The CLI -----------------------------------------------------------------------------------------------------------
+    # ---- The CLI -----------------------------------------------------------------------------------------------------
 
     def ask(self, *words):
         """The answer of `sluice --json WORDS`, {} when there is none."""

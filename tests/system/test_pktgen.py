@@ -6,13 +6,18 @@ import json
 import math
 import os
 import random
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
 
 PKTGEN = Path(__file__).resolve().parents[2] / "perf/pktgen"
 sys.path.insert(0, str(PKTGEN))
@@ -63,7 +68,7 @@ def counted(target):
     return target.ask("show", "dataplane")["dataplane"]["accounting"], [backends[b["name"]] for b in target.backends]
 
 
-# ---- Accounting --------------------------------------------------------------------------------------------------------------
+# ---- Accounting ------------------------------------------------------------------------------------------------------
 
 
 def test_both_sides_count_alike_and_backends_get_their_weights(balancer):
@@ -104,7 +109,7 @@ def test_no_flow_moves_while_weights_change_and_a_backend_drains(fresh_balancer)
     assert new["flood"] == 2000 and new["by_backend"][1] == 0 < min(new["by_backend"][0], new["by_backend"][2])
 
 
-# ---- Traffic -----------------------------------------------------------------------------------------------------------------
+# ---- Traffic ---------------------------------------------------------------------------------------------------------
 
 
 def test_churn_and_flood_are_what_was_asked_for(balancer):
@@ -133,7 +138,7 @@ def test_ipv6_and_mixed_sizes_over_several_services(forward):
         assert sum(count for _, count in answer["latency_histogram_ns"]) == answer["received"]
 
 
-# ---- What must be noticed ------------------------------------------------------------------------------------------------------
+# ---- What must be noticed --------------------------------------------------------------------------------------------
 
 
 def test_flows_that_must_move_are_seen_to_move(fresh_balancer):
@@ -171,7 +176,7 @@ def test_what_the_target_drops_is_lost_and_its_buffers_come_back(balancer):
     assert after["passed"] + after["dropped"] - before["passed"] - before["dropped"] == 3000
 
 
-# ---- The driver ----------------------------------------------------------------------------------------------------------------
+# ---- The driver ------------------------------------------------------------------------------------------------------
 
 
 def test_the_driver_reports_every_row(tmp_path):
@@ -202,7 +207,56 @@ def test_testpmd_on_the_same_port():
         assert cycles > 0 and packets >= 2000
 
 
-# ---- The searches, against targets that are formulas ---------------------------------------------------------------------------
+# ---- The profile for hosts with NICs ---------------------------------------------------------------------------------
+
+
+class Recorded:
+    """Stands for any class of TRex's interface: keeps what it is made of."""
+
+    def __init__(self, *arguments, **named):
+        self.arguments = arguments
+        self.__dict__.update(named)
+
+
+def trex_streams(monkeypatch, *tunables):
+    """What perf/nic/trex_stl.py makes, with Scapy's packets and a stand-in for the rest of TRex's interface."""
+    names = ("STLFlowLatencyStats", "STLPktBuilder", "STLScVmRaw", "STLStream", "STLTXCont", "STLVmFixChecksumHw",
+             "STLVmTupleGen", "STLVmWrFlowVar")
+    api = SimpleNamespace(IP=IP, TCP=TCP, Ether=Ether, CTRexVmInsFixHwCs=SimpleNamespace(L4_TYPE_TCP=13),
+                          **{name: type(name, (Recorded,), {}) for name in names})
+    monkeypatch.setitem(sys.modules, "trex_stl_lib", SimpleNamespace(api=api))
+    monkeypatch.setitem(sys.modules, "trex_stl_lib.api", api)
+    profile = runpy.run_path(str(PKTGEN.parent / "nic/trex_stl.py"))
+    return profile["register"]().get_streams(tunables=tunables)
+
+
+@pytest.mark.parametrize("tunables, sizes", [
+    ((), {64: 1.0}),
+    (("--size", "imix"), {64: 7 / 12, 570: 4 / 12, 1518: 1 / 12}),
+    (("--churn", "0.01", "--syn_flood", "0.5"), {64: 1.0})])
+def test_the_trex_profile_describes_the_same_runs(monkeypatch, tunables, sizes):
+    """Proves: its packets are whole, of the sizes and in the shares asked for, and as many clients as flows."""
+    streams = trex_streams(monkeypatch, *tunables)
+    shares = {}
+    for stream in streams:
+        frame = bytes(stream.packet.pkt)
+        packet = Ether(frame)
+        shares[len(frame) + 4] = shares.get(len(frame) + 4, 0) + stream.mode.pps / 1e6
+        again = packet.copy()
+        del again[IP].chksum, again[IP].len, again[TCP].chksum
+        assert bytes(Ether(bytes(again))) == frame, "lengths and checksums are right"
+        assert (packet[IP].dst, packet[TCP].dport) == ("198.18.0.1", 80)
+        clients = stream.packet.vm.arguments[0][0]
+        count = ((int(ip_address(clients.ip_max)) - int(ip_address(clients.ip_min)) + 1)
+                 * (clients.port_max - clients.port_min + 1))
+        assert count == clients.limit_flows
+        assert count == 1_000_000 if packet[TCP].flags == "A" else count > 100_000_000
+    assert shares == pytest.approx(sizes)
+    syns = sum(s.mode.pps for s in streams if Ether(bytes(s.packet.pkt))[TCP].flags == "S") / 1e6
+    assert syns == pytest.approx(0.51 if "--churn" in tunables else 0.0)
+
+
+# ---- The searches, against targets that are formulas -----------------------------------------------------------------
 
 
 def test_loads_are_classified_as_the_rfc_says():
