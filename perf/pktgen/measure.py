@@ -49,7 +49,7 @@ class Measurement:
         """As fast as the target takes packets; none can be lost for want of room, it is waited for."""
         self.trial(seconds=seconds / 2)
         self.target.cycles()
-        rates, cycles, fills = [], [], []
+        rates, cycles, fills, interruptions = [], [], [], self.target.interruptions()
         for number in range(repeats):
             answer = self.trial(seconds=seconds, seed=number + 1)
             spent, packets = self.target.cycles()
@@ -65,6 +65,7 @@ class Measurement:
                 "floor_cycles": None, "ratio": None, "spread": (max(rates) - min(rates)) / rate,
                 "cycles_spread": (max(cycles) - min(cycles)) / core, "tsc_cycles_per_packet": hz / rate,
                 "limited_by": "generator" if self.generator_limited else "target", "ring_fill": statistics.median(fills),
+                "interruptions_per_second": (self.target.interruptions() - interruptions) / (repeats * seconds),
                 "repeats": repeats, "tsc_hz": hz}
 
     # ---- Searches ----------------------------------------------------------------------------------------------------

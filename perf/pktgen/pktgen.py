@@ -30,6 +30,7 @@ from targets import Balancer, MacSwap
 MODES = ("throughput", "rfc2544", "mlr", "latency")
 FLOWS_PER_WORKER_MIN = 1 << 18  # src/size_limits.h
 FLOW_TABLE_BYTES = 16           # a flow
+QUIET_PER_SECOND = 30           # interruptions of the target's worker; more: others use its CPU
 CLOSE_CYCLES = 700              # two cores of one L3 cache; more: of two
 
 
@@ -233,6 +234,9 @@ def print_table(rows):
     if max(distances) > CLOSE_CYCLES:
         print("WARNING: not in every row do the two cores share a cache. Handing packets over costs more then: compare rows of "
               "one distance only")
+    busiest = max((row.get("interruptions_per_second", 0.0) for row in rows), default=0.0)
+    if busiest > QUIET_PER_SECOND:
+        print(f"WARNING: others used the target's CPU, {busiest:.0f} interruptions a second: its cycles are too high")
     if any(row.get("limited_by") == "generator" for row in rows):
         print("generator-limited: the target waited for packets, and could do more than this rate; its cycles are its own "
               "all the same")

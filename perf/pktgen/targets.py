@@ -108,6 +108,15 @@ class Target:
         """(cycles, packets) of the target's core since the last call: only of turns that had packets."""
         raise NotImplementedError
 
+    def interruptions(self):
+        """How often the target's worker had to give its CPU to another, ever."""
+        total = 0
+        for status in Path(f"/proc/{self.process.pid}/task").glob("*/status"):
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+            if fields["Cpus_allowed_list"].strip() == str(self.cpus.worker):
+                total += int(fields["nonvoluntary_ctxt_switches"])
+        return total
+
 
 class MacSwap(Target):
     name = "testpmd macswap"
