@@ -1,6 +1,6 @@
 #include "dataplane/flow_table.h"
 
-#include <atomic>
+#include <algorithm>
 #include <cstring>
 
 namespace sluice {
@@ -12,52 +12,17 @@ FlowTable::FlowTable(FlowBucket* buckets, uint32_t bucket_bits)
   assert(bucket_bits >= kBucketBitsMin);
 }
 
-void FlowTable::put(FlowBucket& bucket, uint32_t slot, uint64_t hash, BackendId backend, uint16_t state_time,
-                    bool away) {
-  const uint32_t away_bit = 1u << (kAwayBit + slot);
-  if (away) {
-    // The home counts it before it can be found, so that a lookup never misses a flow that is there.
-    FlowBucket& home = buckets_[other_of(number(&bucket), static_cast<uint32_t>(hash >> kTagShift))];
-    if (away_count(home) < kAwayCountMany) home.marks += 1u << kAwayCountShift;
-    bucket.marks |= away_bit;
-  } else {
-    bucket.marks &= ~away_bit;
-  }
-  bucket.tag_low[slot] = static_cast<uint32_t>(hash >> kTagShift);
-  bucket.tag_high[slot] = static_cast<uint16_t>(hash >> 48);
-  Place{&bucket, slot}.set_backend(backend);
-  // The state makes it a flow: last, also for who takes over after a SIGKILL (stores of one core reach the
-  // memory that outlives it in program order; the fence keeps the compiler to that order).
-  std::atomic_signal_fence(std::memory_order_release);
-  bucket.state_time[slot] = state_time;
-}
-
-void FlowTable::erase(Place place) {
-  FlowBucket& bucket = *place.bucket;
-  bucket.state_time[place.slot] = 0;
-  std::atomic_signal_fence(std::memory_order_release);
-  if (is_away(bucket, place.slot)) {
-    FlowBucket& home = buckets_[other_of(number(&bucket), bucket.tag_low[place.slot])];
-    // Once "many", a home keeps the mark: only cost, no harm.
-    if (away_count(home) != 0 && away_count(home) < kAwayCountMany) home.marks -= 1u << kAwayCountShift;
-    bucket.marks &= ~(1u << (kAwayBit + place.slot));
-  }
-}
-
 int FlowTable::weakest(const FlowBucket& bucket, uint32_t now_s) {
-  uint32_t candidates = unconfirmed_flows(bucket);
-  // One that is at home, if there is: erasing it touches no other line.
-  if ((candidates & ~away_flows(bucket)) != 0) candidates &= ~away_flows(bucket);
-  int weakest = -1;
-  uint32_t longest_s = 0;
-  for (; candidates != 0; candidates &= candidates - 1) {
-    const int slot = std::countr_zero(candidates);
-    const uint32_t rested_s = idle_s(bucket, static_cast<uint32_t>(slot), now_s);
-    if (weakest >= 0 && rested_s <= longest_s) continue;
-    weakest = slot;
-    longest_s = rested_s;
+  const uint32_t unconfirmed = unconfirmed_flows(bucket);
+  // One that is at home, if there is: erasing it touches no other line. Branches here would be guessed wrong.
+  uint32_t weakest = 0;
+  for (uint32_t slot = 0; slot < kBucketFlows; slot++) {
+    const uint32_t rested = (now_s - bucket.state_time[slot]) & kTimeMask;
+    const uint32_t at_home = is_away(bucket, slot) ? 0 : 1;
+    const uint32_t rank = 1u << 31 | at_home << (kTimeBits + 3) | rested << 3 | slot;
+    weakest = std::max(weakest, (unconfirmed >> slot & 1) * rank);
   }
-  return weakest;
+  return weakest == 0 ? -1 : static_cast<int>(weakest & 7);
 }
 
 int FlowTable::make_room(uint64_t at, uint32_t now_s) {
@@ -71,8 +36,8 @@ int FlowTable::make_room(uint64_t at, uint32_t now_s) {
     // First a second copy, then the first one goes: at no instant is the flow nowhere.
     put(other, to.slot, hash_at(from), from.backend(), bucket.state_time[slot], !is_away(bucket, slot));
     erase(from);
-    // Its group knows nothing of it yet; the sweep finds out.
-    expect(to, now_s, 0);
+    // Its group knows nothing of it, and it may be over this second: the sweep finds out.
+    expect(to, now_s - 1, 0);
     return static_cast<int>(slot);
   }
   return -1;

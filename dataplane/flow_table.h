@@ -4,13 +4,14 @@
 // and must be all zero or a table that this code wrote.
 //
 // Cost: a lookup touches one cache line, two where the flow's home bucket has flows in their other bucket;
-// prefetch() early for a whole batch, and prefetch_other() where find_home() left it open. An insert touches
-// at most 2 + 6 lines: home, other, and, when both are full, the other buckets of the home's six flows, to
-// one of which a flow may move. If none can (or none could a moment ago): an unconfirmed flow gives way, the
-// one at rest for longest; else an expired one. A confirmed one never does. If nothing helps the flow is not
-// tracked (insert says so). Killed at any instant: an entry's state is written last on insert and first on
-// removal, so what a successor finds is whole flows (one of a pair being moved may be there twice; the other
-// copy expires).
+// prefetch() early for a whole batch, and ask is_home_enough() where find_home() left it open. An insert
+// touches at most 2 + 6 lines: home, other, and, when both are full, the other buckets of the home's six
+// flows, to one of which a flow may move. If none can, an unconfirmed flow gives way, the one at rest for
+// longest; else an expired one; and for a while (is_crowded) unconfirmed flows of a full home give way at
+// once. A confirmed one never does. If nothing helps the flow is not tracked (insert says so).
+//
+// Killed at any instant: an entry's state is written last on insert and first on removal, so what a successor
+// finds is whole flows (one of a pair being moved may be there twice; the other copy expires).
 //
 // Ageing: the table keeps, for each group of kGroupBuckets buckets, the second at which the first of its
 // flows may be over. Packets only postpone that, so a hit writes nothing there; inserts, and changes to a
@@ -18,6 +19,8 @@
 // and looks at the flows of a group only when it is due: exact, and nearly free while flows rest.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cassert>
 #include <cstdint>
@@ -54,17 +57,24 @@ class FlowTable {
   };
 
   void prefetch(uint64_t hash) const { __builtin_prefetch(&buckets_[hash & mask_], 1, 3); }
-  // For a flow that find_home() did not find: what find() and insert() will look at next.
-  void prefetch_other(uint64_t hash) const {
-    const uint64_t home = hash & mask_;
-    __builtin_prefetch(&due_s_[home / kGroupBuckets], 1, 3);
-    if (away_count(buckets_[home]) != 0 || free_places(buckets_[home]) == 0) {
-      __builtin_prefetch(&buckets_[other_of(home, static_cast<uint32_t>(hash >> kTagShift))], 1, 3);
-    }
+  // For a flow that find_home() did not find: will find() and insert() need its home bucket only? If not,
+  // starts the load of the other one.
+  bool is_home_enough(uint64_t hash) const {
+    const uint64_t home_at = hash & mask_;
+    const FlowBucket& home = buckets_[home_at];
+    __builtin_prefetch(&due_s_[home_at / kGroupBuckets], 1, 3);
+    const uint32_t places =
+        free_places(home) | (is_crowded() ? unconfirmed_flows(home) & ~away_flows(home) : 0);
+    const bool enough = (away_count(home) == 0) & (places != 0);
+    const FlowBucket* next =
+        enough ? &home : &buckets_[other_of(home_at, static_cast<uint32_t>(hash >> kTagShift))];
+    __builtin_prefetch(next, 1, 3);
+    return enough;
   }
   // Only in the home bucket: one cache line. Nothing found: ask find().
+  FlowBucket& home_of(uint64_t hash) const { return buckets_[hash & mask_]; }
   Place find_home(uint64_t hash) const {
-    FlowBucket& home = buckets_[hash & mask_];
+    FlowBucket& home = home_of(hash);
     const uint32_t mask = matching_flows(home, hash);
     return mask != 0 ? Place{&home, static_cast<uint32_t>(std::countr_zero(mask))} : Place{};
   }
@@ -80,10 +90,10 @@ class FlowTable {
 
   // What an insert did to somebody else.
   struct Inserted {
-    Place place;             // empty: no place, not tracked
-    bool displaced = false;  // another flow lost its place: `victim_backend` and `victim_expired` tell whose
-    bool victim_expired = false;
-    BackendId victim_backend{};
+    Place place{};                // empty: no place, not tracked
+    bool displaced = false;       // another flow lost its place,
+    bool victim_expired = false;  //   because it was over; else because it was unconfirmed
+    BackendId victim_backend{};   //   and it was this one's
   };
   struct NewFlow {
     uint64_t hash;
@@ -134,11 +144,18 @@ class FlowTable {
   static bool is_away(const FlowBucket& bucket, uint32_t slot) {
     return (bucket.marks >> (kAwayBit + slot) & 1) != 0;
   }
-  static uint32_t away_flows(const FlowBucket& bucket) { return bucket.marks >> kAwayBit & 63; }
+  static uint32_t away_flows(const FlowBucket& bucket) {
+    return bucket.marks >> kAwayBit & ((1u << kBucketFlows) - 1);
+  }
   uint64_t number(const FlowBucket* bucket) const { return static_cast<uint64_t>(bucket - buckets_); }
 
   void put(FlowBucket& bucket, uint32_t slot, uint64_t hash, BackendId backend, uint16_t state_time,
            bool away);
+  bool is_crowded() const { return short_ways_left_ != 0; }
+  Place move_and_take(uint64_t home_at, const NewFlow& flow, uint32_t now_s);
+  Place take(FlowBucket& bucket, uint32_t slot, const NewFlow& flow, uint32_t now_s, bool away);
+  Inserted replace(FlowBucket& bucket, uint32_t slot, const NewFlow& flow, uint32_t now_s, bool away,
+                   bool victim_expired);
   // The unconfirmed flow that gives way, or -1.
   static int weakest(const FlowBucket& bucket, uint32_t now_s);
   // Moves one flow of the bucket to its other bucket. The place that it left, or -1.
@@ -156,59 +173,99 @@ class FlowTable {
   std::vector<uint16_t> due_s_;
   bool all_due_ = true;  // due_s_ says nothing yet
   uint64_t sweep_at_ = 0;
-  // Of inserts between two full buckets, after a move failed: not tried, if somebody can give way.
-  static constexpr uint32_t kMovesSkipped = 63;
-  uint32_t moves_to_skip_ = 0;
+  // The table is crowded when an insert found neither a place nor a flow to move. The next kShortWays inserts
+  // into full home buckets then let an unconfirmed flow there give way before they look any further: that is
+  // what a flood costs.
+  static constexpr uint32_t kShortWays = 1023;
+  uint32_t short_ways_left_ = 0;
 };
 
 template <typename Expired>
 FlowTable::Inserted FlowTable::insert(const NewFlow& flow, uint32_t now_s, Expired&& expired) {
   const uint64_t home_at = flow.hash & mask_;
   FlowBucket& home = buckets_[home_at];
-  Inserted result;
-
-  const auto take = [&](FlowBucket& bucket, uint32_t slot, bool away) {
-    put(bucket, slot, flow.hash, flow.backend, state_and_time(flow.state, now_s), away);
-    result.place = {&bucket, slot};
-    expect(result.place, now_s, flow.idle_timeout_s);
-  };
   if (const uint32_t free = free_places(home); free != 0) {
-    take(home, static_cast<uint32_t>(std::countr_zero(free)), false);
-    return result;
+    return {.place = take(home, static_cast<uint32_t>(std::countr_zero(free)), flow, now_s, false)};
+  }
+  if (is_crowded()) {
+    short_ways_left_--;
+    if ((unconfirmed_flows(home) & ~away_flows(home)) != 0) {
+      return replace(home, static_cast<uint32_t>(weakest(home, now_s)), flow, now_s, false, false);
+    }
   }
   FlowBucket& other = buckets_[other_of(home_at, static_cast<uint32_t>(flow.hash >> kTagShift))];
   if (const uint32_t free = free_places(other); free != 0) {
-    take(other, static_cast<uint32_t>(std::countr_zero(free)), true);
-    return result;
+    return {.place = take(other, static_cast<uint32_t>(std::countr_zero(free)), flow, now_s, true)};
   }
-  const auto replace = [&](FlowBucket& bucket, int slot) {
-    const Place victim{&bucket, static_cast<uint32_t>(slot)};
-    result.displaced = true;
-    result.victim_backend = victim.backend();
-    result.victim_expired = expired(victim);
-    erase(victim);
-    take(bucket, victim.slot, &bucket == &other);
-    return result;
-  };
-  // Each move tried in vain costs six lines, and in a full table under a flood all would be.
-  const bool try_move = moves_to_skip_ == 0;
-  moves_to_skip_ -= try_move ? 0 : 1;
-  const auto move = [&] {
-    const int slot = make_room(home_at, now_s);
-    moves_to_skip_ = slot < 0 ? kMovesSkipped : 0;
-    if (slot >= 0) take(home, static_cast<uint32_t>(slot), false);
-    return slot >= 0;
-  };
-  if (try_move && move()) return result;
-  if (const int slot = weakest(home, now_s); slot >= 0) return replace(home, slot);
-  if (const int slot = weakest(other, now_s); slot >= 0) return replace(other, slot);
+  if (!is_crowded()) {
+    if (const Place place = move_and_take(home_at, flow, now_s)) return {.place = place};
+    short_ways_left_ = kShortWays;
+  }
   for (FlowBucket* bucket : {&home, &other}) {
-    for (uint32_t slot = 0; slot < kBucketFlows; slot++) {
-      if (expired(Place{bucket, slot})) return replace(*bucket, static_cast<int>(slot));
+    if (const int slot = weakest(*bucket, now_s); slot >= 0) {
+      return replace(*bucket, static_cast<uint32_t>(slot), flow, now_s, bucket == &other, false);
     }
   }
-  if (!try_move) move();
-  return result;
+  for (FlowBucket* bucket : {&home, &other}) {
+    if (!is_due(number(bucket) / kGroupBuckets, now_s)) continue;  // none of these is over
+    for (uint32_t slot = 0; slot < kBucketFlows; slot++) {
+      if (expired(Place{bucket, slot})) return replace(*bucket, slot, flow, now_s, bucket == &other, true);
+    }
+  }
+  return {.place = move_and_take(home_at, flow, now_s)};
+}
+
+inline FlowTable::Place FlowTable::take(FlowBucket& bucket, uint32_t slot, const NewFlow& flow,
+                                        uint32_t now_s, bool away) {
+  put(bucket, slot, flow.hash, flow.backend, state_and_time(flow.state, now_s), away);
+  const Place place{&bucket, slot};
+  expect(place, now_s, flow.idle_timeout_s);
+  return place;
+}
+
+inline FlowTable::Inserted FlowTable::replace(FlowBucket& bucket, uint32_t slot, const NewFlow& flow,
+                                              uint32_t now_s, bool away, bool victim_expired) {
+  const Place victim{&bucket, slot};
+  const BackendId victim_backend = victim.backend();
+  erase(victim);
+  return {take(bucket, slot, flow, now_s, away), true, victim_expired, victim_backend};
+}
+
+inline FlowTable::Place FlowTable::move_and_take(uint64_t home_at, const NewFlow& flow, uint32_t now_s) {
+  const int slot = make_room(home_at, now_s);
+  return slot < 0 ? Place{} : take(buckets_[home_at], static_cast<uint32_t>(slot), flow, now_s, false);
+}
+
+inline void FlowTable::put(FlowBucket& bucket, uint32_t slot, uint64_t hash, BackendId backend,
+                           uint16_t state_time, bool away) {
+  if (away) [[unlikely]] {
+    // The home counts it before it can be found, so that a lookup never misses a flow that is there.
+    FlowBucket& home = buckets_[other_of(number(&bucket), static_cast<uint32_t>(hash >> kTagShift))];
+    home.marks += static_cast<uint32_t>(away_count(home) < kAwayCountMany) << kAwayCountShift;
+  }
+  bucket.tag_low[slot] = static_cast<uint32_t>(hash >> kTagShift);
+  bucket.tag_high[slot] = static_cast<uint16_t>(hash >> 48);
+  bucket.backend[slot] = static_cast<uint16_t>(index(backend));
+  const uint32_t kept = ~(7u << (3 * slot) | 1u << (kAwayBit + slot));
+  bucket.marks = (bucket.marks & kept) | (index(backend) >> 16 & 7) << (3 * slot) |
+                 static_cast<uint32_t>(away) << (kAwayBit + slot);
+  // The state makes it a flow: last, also for who takes over after a SIGKILL (stores of one core reach the
+  // memory that outlives it in program order; the fence keeps the compiler to that order).
+  std::atomic_signal_fence(std::memory_order_release);
+  bucket.state_time[slot] = state_time;
+}
+
+inline void FlowTable::erase(Place place) {
+  FlowBucket& bucket = *place.bucket;
+  bucket.state_time[place.slot] = 0;
+  std::atomic_signal_fence(std::memory_order_release);
+  if (is_away(bucket, place.slot)) [[unlikely]] {
+    FlowBucket& home = buckets_[other_of(number(&bucket), bucket.tag_low[place.slot])];
+    // Once "many", a home keeps the mark: only cost, no harm. No branch: it would wait for this line.
+    const bool counts = away_count(home) - 1 < kAwayCountMany - 1;
+    home.marks -= static_cast<uint32_t>(counts) << kAwayCountShift;
+    bucket.marks &= ~(1u << (kAwayBit + place.slot));
+  }
 }
 
 template <typename Visit>

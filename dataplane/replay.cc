@@ -16,7 +16,7 @@ namespace {
 constexpr uint64_t kTablesBytes = 8ULL << 30;
 
 void assume_up(Model& model, const ReplayNetwork& network) {
-  for (Service& service : model.services) {
+  for (Service& service : model.edit_all()) {
     for (Backend& backend : service.backends) {
       backend.health = Health::up;
       NextHop& hop = backend.next_hop;
@@ -124,7 +124,7 @@ std::string Replay::verdict_text(const Packet& packet) const {
   const std::string where = std::string(tables.service_cold(packet.service).name) + "/" + cold.name;
   if (packet.verdict == Verdict::answer) return "answer packet_too_big: does not fit on the way to " + where;
   std::string address;
-  for (const Service& service : model_.services) {
+  for (const Service& service : model_.services()) {
     for (const Backend& backend : service.backends) {
       if (backend.id == packet.backend) address = backend.config.address.text();
     }

@@ -72,7 +72,7 @@ uint32_t remaining_s(FlowTable::Place place, const TablesView& tables, uint32_t 
   return idle_s > timeout_s ? 0 : timeout_s - idle_s + 1;
 }
 
-bool select(Packet& packet, const TablesView& tables) {
+inline bool select(Packet& packet, const TablesView& tables) {
   const ServiceRecord& service = tables.service(packet.service);
   if (service.lookup == 0) return refuse(packet, Reason::no_backend);
   packet.backend = tables.select(service, packet.hash);
@@ -218,54 +218,88 @@ struct Tracker::Steady {
 };
 static_assert(offsetof(BackendRecord, flags) == 0 && offsetof(BackendRecord, service) == 4);
 
-// A packet that says nothing new, of a flow that is at home and steady: what follow() would do, in a few
-// instructions.
-inline bool Tracker::pass_on(Packet& packet, FlowTable::Place place, const Steady& steady,
-                             const TablesView& tables) {
+// First pass. Nearly every packet says nothing new, and belongs to a steady flow at home: what follow() would
+// do, in a few instructions. Whether the flow is at home at all is not asked by a branch: in a flood of SYNs
+// that would be guessed wrong half of the time.
+inline bool Tracker::is_at_home(Packet& packet, const Steady& steady, const TablesView& tables,
+                                uint32_t now_s, Sums& sums) {
   constexpr uint8_t kNews = wire::kTcpSyn | wire::kTcpFin | wire::kTcpRst;
-  const BackendId id = place.backend();
+  FlowBucket& bucket = flows_.home_of(packet.hash);
+  const uint32_t mask = matching_flows(bucket, packet.hash);
+  // Some place, if it has none: what it holds is looked at and not used.
+  const auto slot = static_cast<uint32_t>(std::countr_zero(mask | 1u << (kBucketFlows - 1)));
+  const BackendId id = backend_of(bucket, slot);
   const BackendRecord& record = tables.backend(id);
   uint64_t backend_start;
   std::memcpy(&backend_start, &record, sizeof backend_start);
-  uint16_t& entry = place.bucket->state_time[place.slot];
-  const uint32_t changes = entry ^ steady.entry;
-  if (changes != 0) {  // another second, or another state
-    if (changes > kTimeMask) return false;
-    if (((steady.entry - entry) & kTimeMask) > steady.timeout_units) return false;
-  }
-  if ((packet.tcp_flags & kNews) != 0) return false;
-  if (((backend_start ^ steady.backend_start) & Steady::kBackendMask) != 0) return false;
   packet.backend = id;
   packet.record = &record;
   packet.how = FlowHow::hit;
-  if (changes != 0) entry = steady.entry;
-  return true;
+
+  const uint16_t entry = bucket.state_time[slot];
+  const uint32_t changes = entry ^ steady.entry;  // another second, or another state
+  const uint32_t idle_units = (steady.entry - entry) & kTimeMask;
+  const uint64_t unlike = ((backend_start ^ steady.backend_start) & Steady::kBackendMask) |
+                          (changes & ~kTimeMask) | (packet.tcp_flags & kNews);
+  const bool is_steady = (unlike == 0) & (idle_units <= steady.timeout_units);
+  const bool is_here = mask != 0;
+  uint32_t to_do =
+      static_cast<uint32_t>(is_here & !is_steady) << 1 | static_cast<uint32_t>(is_here & (changes != 0));
+  // Keeps the compiler from asking for its parts one by one.
+  asm("" : "+r"(to_do));
+  if (to_do != 0) {
+    if (to_do > 1) [[unlikely]] {
+      follow(packet, {&bucket, slot}, tables, now_s, sums);
+    } else {
+      bucket.state_time[slot] = steady.entry;
+    }
+  }
+  return is_here;
 }
 
 void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
   Sums sums;
   Steady steady;
-  Packet* rest[limits::kBatchMax];
+  Packet* rest[limits::kBatchMax + 1];
   uint32_t rest_count = 0;
   batch.each_live([&](Packet& packet) {
     if (packet.service != steady.service) [[unlikely]]
       steady = Steady(packet.service, tables.service(packet.service), now_s);
-    const FlowTable::Place place = flows_.find_home(packet.hash);
-    if (!place) [[unlikely]] {
-      flows_.prefetch_other(packet.hash);
-      rest[rest_count++] = &packet;
-    } else if (!pass_on(packet, place, steady, tables)) [[unlikely]] {
-      follow(packet, place, tables, now_s, sums);
-    }
+    rest[rest_count] = &packet;
+    rest_count += is_at_home(packet, steady, tables, now_s, sums) ? 0 : 1;
   });
-  for (uint32_t i = 0; i < rest_count; i++) {
-    if (const FlowTable::Place place = flows_.find(rest[i]->hash)) {
-      follow(*rest[i], place, tables, now_s, sums);
-    } else {
-      create(*rest[i], tables, now_s, sums);
-    }
-  }
+  if (rest_count != 0) track_rest({rest, rest_count}, tables, now_s, sums);
   if (sums.any()) add(sums);
+}
+
+// Second pass: flows that are away from home, or new.
+[[gnu::noinline]] void Tracker::track_rest(std::span<Packet* const> rest, const TablesView& tables,
+                                           uint32_t now_s, Sums& sums) {
+  // First those whose home line, which is here, is all they need; the others' lines are on their way
+  // meanwhile.
+  Packet* near[limits::kBatchMax + 1];
+  Packet* far[limits::kBatchMax + 1];
+  uint32_t near_count = 0;
+  uint32_t far_count = 0;
+  for (Packet* packet : rest) {
+    tables.prefetch_slot(tables.service(packet->service), packet->hash);
+    const bool is_near = flows_.is_home_enough(packet->hash);
+    near[near_count] = packet;
+    far[far_count] = packet;
+    near_count += is_near ? 1 : 0;
+    far_count += is_near ? 0 : 1;
+  }
+  const auto settle = [&](Packet& packet) {
+    if (const FlowTable::Place place = flows_.find(packet.hash)) {
+      follow(packet, place, tables, now_s, sums);
+    } else {
+      create(packet, tables, now_s, sums);
+    }
+  };
+  for (uint32_t i = 0; i < near_count; i++)
+    settle(*near[i]);
+  for (uint32_t i = 0; i < far_count; i++)
+    settle(*far[i]);
 }
 
 uint64_t Tracker::sweep(uint64_t groups, uint32_t scans_max, const TablesView& tables, uint32_t now_s) {

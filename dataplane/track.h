@@ -12,6 +12,8 @@
 // way. A flow's packets stay in order, as all of one flow are found in the first pass or none is.
 #pragma once
 
+#include <span>
+
 #include "dataplane/batch.h"
 #include "dataplane/flow_table.h"
 #include "src/stats.h"
@@ -48,7 +50,8 @@ class Tracker {
   struct Found;
   struct Steady;
 
-  static bool pass_on(Packet& packet, FlowTable::Place place, const Steady& steady, const TablesView& tables);
+  bool is_at_home(Packet& packet, const Steady& steady, const TablesView& tables, uint32_t now_s, Sums& sums);
+  void track_rest(std::span<Packet* const> rest, const TablesView& tables, uint32_t now_s, Sums& sums);
 
   static Found look(const Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s);
   void follow(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s, Sums& sums);

@@ -61,7 +61,7 @@ struct Ours {
         table.prefetch(hashes[i]);
       }
       for (uint32_t i = 0; i < step; i++)
-        table.prefetch_other(hashes[i]);
+        table.is_home_enough(hashes[i]);
       for (uint32_t i = 0; i < step; i++) {
         if (table.find(hashes[i])) {
           placed++;
@@ -85,7 +85,7 @@ struct Ours {
       if (const FlowTable::Place place = table.find_home(one)) [[likely]] {
         found += place.backend() == BackendId{7} ? 1 : 0;
       } else {
-        table.prefetch_other(one);
+        table.is_home_enough(one);
         away[away_count++] = one;
       }
     };
