@@ -1,6 +1,7 @@
 #include "src/maglev.h"
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <limits>
 #include <numeric>
@@ -174,9 +175,22 @@ uint64_t maglev_checksum(std::span<const MaglevMember> members, std::span<const 
   std::vector<uint64_t> key_hash(members.size());
   for (size_t i = 0; i < members.size(); i++)
     key_hash[i] = XXH3_64bits(members[i].key.data(), members[i].key.size());
+  const auto mix = [](uint64_t& sum, uint64_t hash) {
+    sum = (sum ^ hash) * 0x9e3779b97f4a7c15ULL + (sum >> 29);
+  };
+  // Each step waits for the one before; sums side by side wait at the same time.
+  constexpr size_t kLanes = 8;
+  std::array<uint64_t, kLanes> sums{};
+  const size_t whole = table.size() - table.size() % kLanes;
+  for (size_t slot = 0; slot < whole; slot += kLanes) {
+    for (size_t lane = 0; lane < kLanes; lane++)
+      mix(sums[lane], key_hash[table[slot + lane]]);
+  }
   uint64_t sum = table.size();
-  for (const uint16_t position : table)
-    sum = (sum ^ key_hash[position]) * 0x9e3779b97f4a7c15ULL + (sum >> 29);
+  for (size_t slot = whole; slot < table.size(); slot++)
+    mix(sum, key_hash[table[slot]]);
+  for (const uint64_t lane : sums)
+    mix(sum, lane);
   return sum;
 }
 
