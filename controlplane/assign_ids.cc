@@ -44,18 +44,18 @@ class FreeIds {
   uint32_t next_ = 0;
 };
 
-FreeIds free_services(const Model& model, const TablesView& current) {
+FreeIds free_services(const std::vector<Service>& configured, const TablesView& current) {
   FreeIds free(limits::kServicesMax);
   for_each_service_cold(current, [&](ServiceId id, const ServiceCold& cold) {
     if (cold.name[0] != '\0') free.take(index(id));
   });
-  for (const Service& service : model.services) {
+  for (const Service& service : configured) {
     if (service.id != kNoService) free.take(index(service.id));
   }
   return free;
 }
 
-FreeIds free_backends(const Model& model, const TablesView& current, uint64_t now_ns, uint32_t& quarantined) {
+FreeIds free_backends(const std::vector<Service>& configured, const TablesView& current, uint64_t now_ns, uint32_t& quarantined) {
   FreeIds free(limits::kBackendsMax);
   for_each_backend_cold(current, [&](BackendId id, const BackendCold& cold) {
     const bool in_quarantine =
@@ -63,7 +63,7 @@ FreeIds free_backends(const Model& model, const TablesView& current, uint64_t no
     if (cold.name[0] != '\0' || in_quarantine) free.take(index(id));
     if (in_quarantine) quarantined++;
   });
-  for (const Service& service : model.services) {
+  for (const Service& service : configured) {
     for (const Backend& backend : service.backends) {
       if (backend.id != kUnassignedBackend) free.take(index(backend.id));
     }
@@ -95,9 +95,9 @@ void restore(Backend& backend, BackendId id, const TablesView& current) {
   if ((record.flags & BackendRecord::kResolved) != 0) backend.next_hop = next_hop_of(record);
 }
 
-void restore_by_name(Model& model, const TablesView& current) {
+void restore_by_name(std::vector<Service>& configured, const TablesView& current) {
   const PublishedNames published(current);
-  for (Service& service : model.services) {
+  for (Service& service : configured) {
     if (service.id == kNoService) {
       const auto known = published.services.find(service.config.name);
       if (known == published.services.end()) continue;
@@ -114,13 +114,13 @@ void restore_by_name(Model& model, const TablesView& current) {
 }  // namespace
 
 Result<Done> assign_ids(Model& model, const TablesView& current, uint64_t now_ns) {
-  Model assigned = model;
+  std::vector<Service> assigned = model.services();
   restore_by_name(assigned, current);
 
   uint32_t quarantined = 0;
   FreeIds services = free_services(assigned, current);
   FreeIds backends = free_backends(assigned, current, now_ns, quarantined);
-  for (Service& service : assigned.services) {
+  for (Service& service : assigned) {
     if (service.id == kNoService) service.id = ServiceId{services.next()};
     if (index(service.id) == limits::kServicesMax) {
       return Error{"no room for service '" + service.config.name +
@@ -138,7 +138,7 @@ Result<Done> assign_ids(Model& model, const TablesView& current, uint64_t now_ns
       }
     }
   }
-  model = std::move(assigned);
+  model.edit_all() = std::move(assigned);
   return Done{};
 }
 

@@ -36,37 +36,39 @@ json missing(const char* name, const char* kind) {
   return error_response(kCodeBadRequest, {fmt::format("the request has no \"{}\" ({})", name, kind), ""});
 }
 
-// A service and a backend of it that exist, or the response that says which does not.
+Error no_such_service(const Model& model, const std::string& name) {
+  std::vector<std::string_view> names;
+  for (const Service& service : model.services())
+    names.push_back(service.config.name);
+  return with_suggestion(fmt::format("no service '{}'", name), name, names, "sluice show services");
+}
+
+Error no_such_backend(const Model& model, const std::string& service_name, const std::string& name) {
+  const Service* service = model.find_service(service_name);
+  if (service == nullptr) return no_such_service(model, service_name);
+  std::vector<std::string_view> names;
+  for (const Backend& backend : service->backends)
+    names.push_back(backend.config.name);
+  return with_suggestion(fmt::format("no backend '{}' in service '{}'", name, service_name), name, names,
+                         "sluice show backends");
+}
+
+// A backend that exists, or the response that says why there is none.
 struct Named {
   std::string service;
   std::string backend;
+  std::optional<BackendPlace> place;
   json refusal;
 };
 
-Named named_backend(const Model& model, const json& request) {
-  const auto service_name = text_of(request, "service");
-  const auto backend_name = text_of(request, "backend");
-  if (!service_name) return {"", "", missing("service", "text")};
-  if (!backend_name) return {"", "", missing("backend", "text")};
-  std::vector<std::string_view> names;
-  for (const Service& service : model.services) {
-    if (service.config.name != *service_name) {
-      names.push_back(service.config.name);
-      continue;
-    }
-    names.clear();
-    for (const Backend& backend : service.backends) {
-      if (backend.config.name == *backend_name) return {*service_name, *backend_name, nullptr};
-      names.push_back(backend.config.name);
-    }
-    return {"", "",
-            error_response(kCodeNotFound, with_suggestion(fmt::format("no backend '{}' in service '{}'",
-                                                                      *backend_name, *service_name),
-                                                          *backend_name, names, "sluice show backends"))};
-  }
-  return {"", "",
-          error_response(kCodeNotFound, with_suggestion(fmt::format("no service '{}'", *service_name),
-                                                        *service_name, names, "sluice show services"))};
+Named named_backend(const Daemon& daemon, const json& request) {
+  const auto service = text_of(request, "service");
+  const auto backend = text_of(request, "backend");
+  if (!service) return {"", "", std::nullopt, missing("service", "text")};
+  if (!backend) return {"", "", std::nullopt, missing("backend", "text")};
+  if (const auto place = daemon.find_backend(*service, *backend)) return {*service, *backend, place, nullptr};
+  return {"", "", std::nullopt,
+          error_response(kCodeNotFound, no_such_backend(daemon.model(), *service, *backend))};
 }
 
 // Answers when the workers have acknowledged.
@@ -92,22 +94,22 @@ void finish_change(Daemon& daemon, const Result<Daemon::Change>& change, uint64_
 }
 
 void backend_admin(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
-  const Named named = named_backend(daemon.model(), request);
-  if (!named.refusal.is_null()) return reply(named.refusal);
+  const Named named = named_backend(daemon, request);
+  if (!named.place) return reply(named.refusal);
   const std::string wanted = text_of(request, "admin").value_or("");
   for (const Admin admin : {Admin::ready, Admin::drain, Admin::maint}) {
     if (wanted != text(admin)) continue;
     json response = ok_response();
     response.update({{"service", named.service}, {"backend", named.backend}, {"admin", wanted}});
-    return finish_change(daemon, daemon.set_admin(named.service, named.backend, admin), received_ns,
-                         std::move(response), reply);
+    return finish_change(daemon, daemon.set_admin(*named.place, admin), received_ns, std::move(response),
+                         reply);
   }
   reply(error_response(kCodeBadRequest, {"\"admin\" is one of \"ready\", \"drain\", \"maint\"", ""}));
 }
 
 void backend_weight(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
-  const Named named = named_backend(daemon.model(), request);
-  if (!named.refusal.is_null()) return reply(named.refusal);
+  const Named named = named_backend(daemon, request);
+  if (!named.place) return reply(named.refusal);
   const auto weight = request.find("weight");
   const bool is_whole = weight != request.end() && weight->is_number_integer();
   const bool fits = is_whole && *weight >= 0 && *weight <= limits::kWeightMax;
@@ -121,8 +123,7 @@ void backend_weight(Daemon& daemon, const json& request, uint64_t received_ns, c
   const auto value = weight->get<uint32_t>();
   json response = ok_response();
   response.update({{"service", named.service}, {"backend", named.backend}, {"weight", value}});
-  finish_change(daemon, daemon.set_weight(named.service, named.backend, value), received_ns,
-                std::move(response), reply);
+  finish_change(daemon, daemon.set_weight(*named.place, value), received_ns, std::move(response), reply);
 }
 
 void reload(Daemon& daemon, const json&, uint64_t received_ns, const Reply& reply) {
@@ -130,7 +131,7 @@ void reload(Daemon& daemon, const json&, uint64_t received_ns, const Reply& repl
   json response = ok_response();
   for (const Diagnostic& warning : outcome.warnings)
     response["warnings"].push_back(warning.text());
-  response["services"] = daemon.model().services.size();
+  response["services"] = daemon.model().services().size();
   if (outcome.errors.empty())
     return finish_change(daemon, outcome.change, received_ns, std::move(response), reply);
   const std::string& path = daemon.options().config_path;
@@ -149,13 +150,9 @@ void show_services(Daemon& daemon, const json&, uint64_t, const Reply& reply) {
 
 void show_backends(Daemon& daemon, const json& request, uint64_t, const Reply& reply) {
   const std::string only = text_of(request, "service").value_or("");
-  std::vector<std::string_view> names;
-  for (const Service& service : daemon.model().services) {
-    if (only.empty() || service.config.name == only) return reply(report_backends(daemon, only));
-    names.push_back(service.config.name);
-  }
-  reply(error_response(kCodeNotFound, with_suggestion(fmt::format("no service '{}'", only), only, names,
-                                                      "sluice show services")));
+  if (only.empty() || daemon.model().find_service(only) != nullptr)
+    return reply(report_backends(daemon, only));
+  reply(error_response(kCodeNotFound, no_such_service(daemon.model(), only)));
 }
 
 void show_dataplane(Daemon& daemon, const json&, uint64_t, const Reply& reply) {

@@ -4,15 +4,15 @@
 #include <cassert>
 #include <cstring>
 #include <set>
+#include <span>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <vector>
 
 #include "controlplane/published.h"
-#include "controlplane/totals.h"
-#include "src/checksum.h"
+#include "controlplane/records.h"
 #include "src/maglev.h"
-#include "src/wire.h"
 
 namespace sluice {
 namespace {
@@ -23,56 +23,28 @@ bool same(const Record& a, const Record& b) {
   return std::memcmp(&a, &b, sizeof(Record)) == 0;
 }
 
-template <size_t N>
-void set_name(char (&field)[N], const std::string& name) {
-  assert(name.size() < N);
-  std::memset(field, 0, N);
-  std::memcpy(field, name.data(), name.size());
+// A member of a lookup table. The name is the model's or the current generation's.
+struct Taker {
+  BackendId id;
+  std::string_view name;
+  uint32_t weight;
+};
+
+bool by_name(const Taker& a, const Taker& b) {
+  return a.name < b.name;
 }
 
-// The outer header towards a backend, every field that does not differ from packet to packet.
-void write_outer(uint8_t* at, const IpAddress& source, const IpAddress& destination, bool vip_is_v4) {
-  const uint8_t protocol = vip_is_v4 ? wire::kProtoIpip : wire::kProtoIpv6;
-  if (destination.is_v4()) {
-    wire::Ipv4 header{};
-    header.version_ihl = 0x45;
-    header.ttl = kOuterTtl;
-    header.protocol = protocol;
-    header.source = source.v4_network_order();
-    header.destination = destination.v4_network_order();
-    header.checksum = checksum_fold(checksum_add(0, &header, sizeof header));
-    std::memcpy(at, &header, sizeof header);
-    return;
-  }
-  wire::Ipv6 header{};
-  header.version_class_flow = net32(6u << 28);
-  header.next_header = protocol;
-  header.hop_limit = kOuterTtl;
-  std::copy(source.bytes.begin(), source.bytes.end(), header.source);
-  std::copy(destination.bytes.begin(), destination.bytes.end(), header.destination);
-  std::memcpy(at, &header, sizeof header);
+void add_taker(std::vector<Taker>& takers, const Service& service, const Backend& backend) {
+  if (service.takes_new(backend)) takers.push_back({backend.id, backend.config.name, backend.weight()});
 }
 
-BackendRecord backend_record(const Service& service, const Backend& backend) {
-  const NextHop& hop = backend.next_hop;
-  const IpAddress& address = backend.config.address;
-  BackendRecord record{};
-  record.flags = BackendRecord::kConfigured;
-  if (service.keeps_flows(backend)) record.flags |= BackendRecord::kAlive;
-  if (hop.resolved) record.flags |= BackendRecord::kResolved;
-  if (service.takes_new(backend)) record.flags |= BackendRecord::kTakesNew;
-  if (service.config.forward == Forward::ipip) {
-    record.outer_bytes = address.is_v4() ? sizeof(wire::Ipv4) : sizeof(wire::Ipv6);
-  }
-  record.mtu_bytes = static_cast<uint16_t>(std::min<uint32_t>(hop.mtu_bytes, UINT16_MAX));
-  record.service = service.id;
-  record.port = hop.port;
-  auto& ethernet = *reinterpret_cast<wire::Ethernet*>(record.header);
-  std::copy(hop.mac.bytes.begin(), hop.mac.bytes.end(), ethernet.destination);
-  std::copy(hop.source_mac.bytes.begin(), hop.source_mac.bytes.end(), ethernet.source);
-  ethernet.ether_type = net16(address.is_v4() ? wire::kEtherIpv4 : wire::kEtherIpv6);
-  write_outer(record.header + sizeof ethernet, hop.source, address, service.config.vip.is_v4());
-  return record;
+// Members of the service's lookup table, ordered by name.
+std::vector<Taker> takers_of(const Service& service) {
+  std::vector<Taker> takers;
+  for (const Backend& backend : service.backends)
+    add_taker(takers, service, backend);
+  std::sort(takers.begin(), takers.end(), by_name);
+  return takers;
 }
 
 // One compilation: what the model wants against what is staged.
@@ -81,17 +53,10 @@ class Compilation {
   Compilation(const Model& model, Publisher& publisher, const StatsSegment* stats)
       : model_(model), publisher_(publisher), stats_(stats), now_ns_(monotonic_ns()) {}
 
-  void run() {
-    remove_services();
-    remove_backends();
-    for (const Service& service : model_.services) {
-      stage_service(service);
-      for (const Backend& backend : service.backends)
-        stage_backend(service, backend);
-    }
-    if (vips_changed_) stage_vips();
-    stage_root();
-  }
+  // Either leaves staged what the model says: the first whatever is published, the second if only what the
+  // model notes as changed differs from the current generation.
+  void stage_all();
+  void stage_changed();
 
   bool changed() const { return changed_; }
   uint32_t tables_built() const { return tables_built_; }
@@ -101,11 +66,11 @@ class Compilation {
   void remove_services();
   void remove_backends();
   void stage_service(const Service& service);
-  void stage_service_cold(const Service& service);
-  void stage_lookup(const Service& service);
-  bool lookup_is_current(const Service& service, const std::vector<const Backend*>& takers) const;
+  bool lookup_is_current(const Service& service, const std::vector<Taker>& takers) const;
+  bool changes_lookup(const Service& service, const Backend& backend) const;
+  std::vector<Taker> takers_after(const Service& service, std::span<const Backend* const> changed) const;
+  void build_lookup(const Service& service, const std::vector<Taker>& takers);
   void stage_backend(const Service& service, const Backend& backend);
-  void stage_backend_cold(const Service& service, const Backend& backend);
   void stage_vips();
   void stage_root();
 
@@ -119,9 +84,40 @@ class Compilation {
   uint64_t build_ns_ = 0;
 };
 
+void Compilation::stage_all() {
+  remove_services();
+  remove_backends();
+  for (const Service& service : model_.services()) {
+    const std::vector<Taker> takers = takers_of(service);
+    if (!lookup_is_current(service, takers)) build_lookup(service, takers);
+    stage_service(service);
+    for (const Backend& backend : service.backends)
+      stage_backend(service, backend);
+  }
+  if (vips_changed_) stage_vips();
+  stage_root();
+}
+
+void Compilation::stage_changed() {
+  const std::set<BackendPlace>& changed = model_.changed();
+  for (auto place = changed.begin(); place != changed.end();) {
+    const uint32_t position = place->service;
+    const Service& service = model_.services()[position];
+    std::vector<const Backend*> backends;
+    bool lookup_changed = false;
+    for (; place != changed.end() && place->service == position; ++place) {
+      const Backend& backend = model_.backend(*place);
+      backends.push_back(&backend);
+      lookup_changed |= changes_lookup(service, backend);
+      stage_backend(service, backend);
+    }
+    if (lookup_changed) build_lookup(service, takers_after(service, backends));
+  }
+}
+
 void Compilation::remove_services() {
   std::vector<bool> wanted(limits::kServicesMax, false);
-  for (const Service& service : model_.services)
+  for (const Service& service : model_.services())
     wanted.at(index(service.id)) = true;
   for_each_service_cold(publisher_.current(), [&](ServiceId id, const ServiceCold& cold) {
     if (cold.name[0] == '\0' || wanted[index(id)]) return;
@@ -135,7 +131,7 @@ void Compilation::remove_services() {
 
 void Compilation::remove_backends() {
   std::vector<bool> wanted(limits::kBackendsMax, false);
-  for (const Service& service : model_.services) {
+  for (const Service& service : model_.services()) {
     for (const Backend& backend : service.backends)
       wanted.at(index(backend.id)) = true;
   }
@@ -150,22 +146,15 @@ void Compilation::remove_backends() {
 }
 
 void Compilation::stage_service(const Service& service) {
-  // The table is compared with the cold records of its members, so it goes before stage_backend changes
-  // those.
-  stage_lookup(service);
-  stage_service_cold(service);
+  const ServiceCold& published_cold = publisher_.staged().service_cold(service.id);
+  const ServiceCold cold = service_cold(service, published_cold, stats_);
+  if (!same(cold, published_cold)) {
+    publisher_.edit_service_cold(service.id) = cold;
+    changed_ = true;
+  }
 
   const ServiceRecord& published = publisher_.staged().service(service.id);
-  ServiceRecord record = published;  // for what set_lookup and set_members wrote
-  const ServiceConfig& config = service.config;
-  record.forward = config.forward;
-  record.protocol = config.protocol;
-  record.port = config.port;
-  record.idle_s[ServiceRecord::kSyn] = config.idle_syn_s;
-  record.idle_s[ServiceRecord::kEstablished] = config.idle_established_s;
-  record.idle_s[ServiceRecord::kClosing] = config.idle_closing_s;
-  record.idle_s[ServiceRecord::kUdp] = config.idle_udp_s;
-  record.vip = config.vip;
+  const ServiceRecord record = service_record(service, published);
   if (same(record, published)) return;
   const auto key = [](const ServiceRecord& r) {
     return std::tuple(r.forward != Forward::none, r.vip, r.port, r.protocol);
@@ -175,24 +164,9 @@ void Compilation::stage_service(const Service& service) {
   changed_ = true;
 }
 
-void Compilation::stage_service_cold(const Service& service) {
-  const ServiceCold& published = publisher_.staged().service_cold(service.id);
-  if (service.config.name == published.name) return;
-  ServiceCold cold{};
-  set_name(cold.name, service.config.name);
-  if (stats_ != nullptr) {
-    const Totals before = totals(*stats_, service.id);
-    cold.base_packets = before.packets;
-    cold.base_bytes = before.bytes;
-    cold.base_flows = before.flows;
-  }
-  publisher_.edit_service_cold(service.id) = cold;
-  changed_ = true;
-}
-
 // A table is a function of its members' names and weights, and of its size. The current generation has them
 // all: the weight in the cold record is the one that the table of the same generation was built with.
-bool Compilation::lookup_is_current(const Service& service, const std::vector<const Backend*>& takers) const {
+bool Compilation::lookup_is_current(const Service& service, const std::vector<Taker>& takers) const {
   const TablesView current = publisher_.current();
   if (!current) return takers.empty();
   const ServiceRecord& record = current.service(service.id);
@@ -200,78 +174,86 @@ bool Compilation::lookup_is_current(const Service& service, const std::vector<co
   if (!same_service) return takers.empty();
   if (!takers.empty() && record.lookup_slots != service.config.lookup_slots) return false;
   const auto members = current.members(record);
-  return std::equal(
-      takers.begin(), takers.end(), members.begin(), members.end(), [&](const Backend* taker, BackendId id) {
-        const BackendCold& cold = current.backend_cold(id);
-        return taker->id == id && taker->config.name == cold.name && taker->weight() == cold.weight;
-      });
+  return std::equal(takers.begin(), takers.end(), members.begin(), members.end(),
+                    [&](const Taker& taker, BackendId id) {
+                      const BackendCold& cold = current.backend_cold(id);
+                      return taker.id == id && taker.name == cold.name && taker.weight == cold.weight;
+                    });
 }
 
-void Compilation::stage_lookup(const Service& service) {
-  std::vector<const Backend*> takers;
-  for (const Backend& backend : service.backends) {
-    if (service.takes_new(backend)) takers.push_back(&backend);
-  }
-  std::sort(takers.begin(), takers.end(),
-            [](const Backend* a, const Backend* b) { return a->config.name < b->config.name; });
-  if (lookup_is_current(service, takers)) return;
-  changed_ = true;
+// The same for one backend of a service that is otherwise as published.
+bool Compilation::changes_lookup(const Service& service, const Backend& backend) const {
+  const TablesView current = publisher_.current();
+  const bool took_new = (current.backend(backend.id).flags & BackendRecord::kTakesNew) != 0;
+  const bool takes_new = service.takes_new(backend);
+  return takes_new != took_new || (takes_new && backend.weight() != current.backend_cold(backend.id).weight);
+}
 
-  const uint64_t start_ns = monotonic_ns();
+// takers_of for a service of which only these backends changed: the others are the published members, which
+// are in order already. Neither sorts nor looks at those that stay out, so it is cheap beside the table's
+// build.
+std::vector<Taker> Compilation::takers_after(const Service& service,
+                                             std::span<const Backend* const> changed) const {
+  std::vector<BackendId> changed_ids;
+  std::vector<Taker> changed_takers;
+  for (const Backend* backend : changed) {
+    changed_ids.push_back(backend->id);
+    add_taker(changed_takers, service, *backend);
+  }
+  std::sort(changed_ids.begin(), changed_ids.end());
+  std::sort(changed_takers.begin(), changed_takers.end(), by_name);
+
+  const TablesView current = publisher_.current();
+  std::vector<Taker> others;
+  for (const BackendId id : current.members(current.service(service.id))) {
+    if (std::binary_search(changed_ids.begin(), changed_ids.end(), id)) continue;
+    const BackendCold& cold = current.backend_cold(id);
+    others.push_back({id, cold.name, cold.weight});
+  }
+  std::vector<Taker> takers(others.size() + changed_takers.size());
+  std::merge(others.begin(), others.end(), changed_takers.begin(), changed_takers.end(), takers.begin(),
+             by_name);
+  return takers;
+}
+
+void Compilation::build_lookup(const Service& service, const std::vector<Taker>& takers) {
+  changed_ = true;
   std::vector<BackendId> ids;
   std::vector<MaglevMember> members;
-  for (const Backend* taker : takers) {
-    ids.push_back(taker->id);
-    members.push_back({taker->config.name, taker->weight()});
+  for (const Taker& taker : takers) {
+    ids.push_back(taker.id);
+    members.push_back({taker.name, taker.weight});
   }
   std::vector<uint16_t> table(takers.empty() ? 0 : service.config.lookup_slots);
   // False: nobody has weight, and takers all have some.
   if (!table.empty()) {
+    const uint64_t start_ns = monotonic_ns();
     [[maybe_unused]] const bool built = maglev_build(members, table);
+    build_ns_ += monotonic_ns() - start_ns;
     assert(built);
     tables_built_++;
   }
   publisher_.set_members(service.id, ids);
   publisher_.set_lookup(service.id, table, maglev_checksum(members, table));
-  build_ns_ += monotonic_ns() - start_ns;
 }
 
 void Compilation::stage_backend(const Service& service, const Backend& backend) {
-  stage_backend_cold(service, backend);
+  const BackendCold& published_cold = publisher_.staged().backend_cold(backend.id);
+  const BackendCold cold = backend_cold(service, backend, published_cold, stats_);
+  if (!same(cold, published_cold)) {
+    publisher_.edit_backend_cold(backend.id) = cold;
+    changed_ = true;
+  }
   const BackendRecord record = backend_record(service, backend);
   if (same(record, publisher_.staged().backend(backend.id))) return;
   publisher_.edit_backend(backend.id) = record;
   changed_ = true;
 }
 
-void Compilation::stage_backend_cold(const Service& service, const Backend& backend) {
-  const BackendCold& published = publisher_.staged().backend_cold(backend.id);
-  BackendCold cold = published;  // for its base, if the id has this owner already
-  if (published.name != backend.config.name) {
-    cold = BackendCold{};
-    set_name(cold.name, backend.config.name);
-    if (stats_ != nullptr) {
-      const Totals before = totals(*stats_, backend.id);
-      cold.base_packets = before.packets;
-      cold.base_bytes = before.bytes;
-      cold.base_flows = before.flows;
-    }
-  }
-  cold.service = service.id;
-  cold.weight = backend.weight();
-  cold.weight_override = backend.weight_override.value_or(kNoOverride);
-  cold.weight_configured = backend.config.weight;
-  cold.admin = backend.admin;
-  cold.health = backend.health;
-  if (same(cold, published)) return;
-  publisher_.edit_backend_cold(backend.id) = cold;
-  changed_ = true;
-}
-
 void Compilation::stage_vips() {
   std::vector<Publisher::Vip> vips;
   std::set<IpAddress> addresses;
-  for (const Service& service : model_.services) {
+  for (const Service& service : model_.services()) {
     const ServiceConfig& config = service.config;
     vips.push_back({config.vip, config.port, config.protocol, service.id});
     if (addresses.insert(config.vip).second) vips.push_back({config.vip, 0, 0, service.id});
@@ -280,10 +262,10 @@ void Compilation::stage_vips() {
 }
 
 void Compilation::stage_root() {
-  const HashSecret secret = HashSecret::from_text(model_.secret);
-  const auto services_count = static_cast<uint32_t>(model_.services.size());
+  const HashSecret secret = HashSecret::from_text(model_.secret());
+  const auto services_count = static_cast<uint32_t>(model_.services().size());
   uint32_t backends_count = 0;
-  for (const Service& service : model_.services)
+  for (const Service& service : model_.services())
     backends_count += static_cast<uint32_t>(service.backends.size());
 
   Generation& root = publisher_.generation();
@@ -299,17 +281,30 @@ void Compilation::stage_root() {
 
 }  // namespace
 
-Result<Compiled> compile(const Model& model, Publisher& publisher, const StatsSegment* stats) {
+Result<Compiled> compile(Model& model, Publisher& publisher, const StatsSegment* stats) {
+  const uint64_t incarnation = publisher.header().incarnation;
+  const TablesView current = publisher.current();
+  const bool knows_current = current && model.base() == Model::Base{incarnation, current.generation().number};
+  if (knows_current && model.changed().empty()) return Compiled{model.base().generation, 0, 0};
+
   if (Result<Done> begun = publisher.begin(); !begun) return begun.error();
   Compilation compilation(model, publisher, stats);
-  compilation.run();
-  if (!compilation.changed()) {
-    publisher.abort();
-    return Compiled{publisher.current().generation().number, 0, 0};
+  if (knows_current) {
+    compilation.stage_changed();
+  } else {
+    compilation.stage_all();
   }
-  const Result<uint64_t> number = publisher.commit();
-  if (!number) return number.error();
-  return Compiled{*number, compilation.tables_built(), compilation.build_ns()};
+  Compiled result{0, compilation.tables_built(), compilation.build_ns()};
+  if (compilation.changed()) {
+    const Result<uint64_t> number = publisher.commit();
+    if (!number) return number.error();
+    result.generation = *number;
+  } else {
+    publisher.abort();
+    result.generation = current.generation().number;
+  }
+  model.is_published_in({incarnation, result.generation});
+  return result;
 }
 
 }  // namespace sluice

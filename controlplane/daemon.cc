@@ -30,15 +30,6 @@ CheckTarget target_of(const Service& service, const Backend& backend) {
   return target;
 }
 
-// What was seen of the backend before says nothing about it from now on.
-void start_afresh(Backend& backend) {
-  backend.health = Health::unknown;
-  backend.health_since_ns = monotonic_ns();
-  backend.check_result.clear();
-  backend.check_detail.clear();
-  backend.check_duration_us = 0;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Daemon>> Daemon::start(boost::asio::io_context& io, const DaemonOptions& options,
@@ -70,7 +61,8 @@ Daemon::~Daemon() {
 }
 
 Result<Done> Daemon::begin(const Config& config) {
-  Result<std::unique_ptr<Neighbours>> neighbours = Neighbours::open(io_, [this] { copy_next_hops(); });
+  Result<std::unique_ptr<Neighbours>> neighbours =
+      Neighbours::open(io_, [this](std::span<const IpAddress> changed) { copy_next_hops(changed); });
   if (!neighbours) return neighbours.error();
   neighbours_ = std::move(*neighbours);
   follow_steering();
@@ -90,7 +82,7 @@ Result<Done> Daemon::begin(const Config& config) {
   server_ = std::move(*server);
   wait_for_signals();
   spdlog::info("sluiced " SLUICE_VERSION " runs instance {}: {} services, generation {}", options_.directory,
-               model_.services.size(), adopted->generation);
+               model_.services().size(), adopted->generation);
   return Done{};
 }
 
@@ -127,7 +119,7 @@ Result<Daemon::Change> Daemon::adopt(const Config& config) {
   reconcile(next, config);
   if (const Result<Done> assigned = assign_ids(next, current, monotonic_ns()); !assigned)
     return assigned.error();
-  for (Service& service : next.services) {
+  for (Service& service : next.edit_all()) {
     for (Backend& backend : service.backends) {
       if (backend.health_since_ns == 0) backend.health_since_ns = monotonic_ns();
     }
@@ -147,45 +139,40 @@ Result<Daemon::Change> Daemon::adopt(const Config& config) {
 }
 
 void Daemon::follow_model() {
-  auto obsolete = std::exchange(positions_, {});
-  std::vector<IpAddress> addresses;
-  for (size_t s = 0; s < model_.services.size(); s++) {
-    for (size_t b = 0; b < model_.services[s].backends.size(); b++) {
-      const Backend& backend = model_.services[s].backends[b];
-      positions_[index(backend.id)] = {s, b};
-      obsolete.erase(index(backend.id));
-      addresses.push_back(backend.config.address);
-    }
+  const BackendIndex before = std::exchange(index_, BackendIndex(model_));
+  for (const BackendId id : before.ids()) {
+    if (!index_.find(id)) checker_->forget(id);
   }
-  for (const auto& [id, position] : obsolete)
-    checker_->forget(BackendId{id});
+  const std::vector<IpAddress> addresses = index_.addresses();
   neighbours_->set_addresses(addresses);
-  for (Service& service : model_.services) {
-    for (Backend& backend : service.backends)
-      backend.next_hop = neighbours_->next_hop(backend.config.address);
+  for (const IpAddress& address : addresses) {
+    for (const BackendPlace place : index_.at(address))
+      model_.set_next_hop(place, neighbours_->next_hop(address));
   }
 }
 
-void Daemon::copy_next_hops() {
-  bool changed = false;
-  for (Service& service : model_.services) {
-    for (Backend& backend : service.backends) {
-      const NextHop& hop = neighbours_->next_hop(backend.config.address);
+void Daemon::copy_next_hops(std::span<const IpAddress> changed) {
+  bool differs = false;
+  for (const IpAddress& address : changed) {
+    const NextHop& hop = neighbours_->next_hop(address);
+    for (const BackendPlace place : index_.at(address)) {
+      const std::string& service = model_.service_of(place).config.name;
+      const Backend& backend = model_.backend(place);
       if (hop == backend.next_hop) continue;
       if (hop.resolved && hop.mac != backend.next_hop.mac) {
-        spdlog::info("{}/{} is reached at {}", service.config.name, backend.config.name, hop.mac.text());
+        spdlog::info("{}/{} is reached at {}", service, backend.config.name, hop.mac.text());
       } else if (!hop.resolved) {
-        spdlog::warn("{}/{} cannot be reached: {}", service.config.name, backend.config.name, hop.why_not);
+        spdlog::warn("{}/{} cannot be reached: {}", service, backend.config.name, hop.why_not);
       }
-      backend.next_hop = hop;
-      changed = true;
+      model_.set_next_hop(place, hop);
+      differs = true;
     }
   }
-  if (changed) rollout_->publish_soon();
+  if (differs) rollout_->publish_soon();
 }
 
 void Daemon::follow_all_checks() {
-  for (const Service& service : model_.services) {
+  for (const Service& service : model_.services()) {
     for (const Backend& backend : service.backends)
       follow_checks(service, backend);
   }
@@ -201,58 +188,47 @@ void Daemon::follow_checks(const Service& service, const Backend& backend) {
 }
 
 void Daemon::on_check(BackendId id, const CheckResult& result, Health health) {
-  const auto found = positions_.find(index(id));
-  if (found == positions_.end()) return;
-  Service& service = model_.services[found->second.first];
-  Backend& backend = service.backends[found->second.second];
+  const std::optional<BackendPlace> place = index_.find(id);
+  if (!place) return;
+  const std::string& service = model_.service_of(*place).config.name;
+  const Backend& backend = model_.backend(*place);
   if (result.code == CheckCode::none) {
-    spdlog::warn("{}/{} could not be checked: {}", service.config.name, backend.config.name, result.detail);
+    spdlog::warn("{}/{} could not be checked: {}", service, backend.config.name, result.detail);
     return;
   }
-  backend.check_result = text(result.code);
-  backend.check_detail = result.detail;
-  backend.check_duration_us = result.duration_us;
+  model_.note_check(*place, text(result.code), result.detail, result.duration_us);
   if (backend.health == health) return;
-  backend.health = health;
-  backend.health_since_ns = monotonic_ns();
+  model_.set_health(*place, health, monotonic_ns());
   spdlog::log(health == Health::up ? spdlog::level::info : spdlog::level::warn,
-              "{}/{} is {}: {} {} ({:.1f} ms)", service.config.name, backend.config.name,
+              "{}/{} is {}: {} {} ({:.1f} ms)", service, backend.config.name,
               health == Health::up ? "up" : "down", backend.check_result, result.detail,
               static_cast<double>(result.duration_us) / 1e3);
   rollout_->publish_soon();
 }
 
-Result<Daemon::Change> Daemon::publish_edit(Backend& backend, Backend before) {
+Result<Daemon::Change> Daemon::publish_edit(BackendPlace at, const Backend& before) {
   const TablesView current = publisher_.current();
   const uint64_t number_before = current ? current.generation().number : 0;
   const Result<Compiled> published = rollout_->publish();
   if (!published) {
-    backend = std::move(before);
+    model_.put_back(at, before);
     return published.error();
   }
   return Change{published->generation != number_before, published->generation};
 }
 
-Result<Daemon::Change> Daemon::set_admin(const std::string& service_name, const std::string& backend_name,
-                                         Admin admin) {
-  Service& service = *model_.find_service(service_name);
-  Backend& backend = *model_.find_backend(service_name, backend_name);
-  const Backend before = backend;
-  backend.admin = admin;
-  if (admin == Admin::maint && before.admin != Admin::maint) start_afresh(backend);
-  const Result<Change> change = publish_edit(backend, before);
-  follow_checks(service, backend);
+Result<Daemon::Change> Daemon::set_admin(BackendPlace at, Admin admin) {
+  const Backend before = model_.backend(at);
+  model_.set_admin(at, admin, monotonic_ns());
+  const Result<Change> change = publish_edit(at, before);
+  follow_checks(model_.service_of(at), model_.backend(at));
   return change;
 }
 
-Result<Daemon::Change> Daemon::set_weight(const std::string& service_name, const std::string& backend_name,
-                                          uint32_t weight) {
-  Backend& backend = *model_.find_backend(service_name, backend_name);
-  const Backend before = backend;
-  // The file's own weight is no override: a later change of the file takes effect.
-  backend.weight_override.reset();
-  if (weight != backend.config.weight) backend.weight_override = weight;
-  return publish_edit(backend, before);
+Result<Daemon::Change> Daemon::set_weight(BackendPlace at, uint32_t weight) {
+  const Backend before = model_.backend(at);
+  model_.set_weight(at, weight);
+  return publish_edit(at, before);
 }
 
 Daemon::Reload Daemon::reload() {
@@ -273,7 +249,7 @@ Daemon::Reload Daemon::reload() {
     spdlog::error("{} not taken over, the old configuration stays: {}", options_.config_path,
                   outcome.change.error().text());
   } else {
-    spdlog::info("{} read again: {} services, generation {}", options_.config_path, model_.services.size(),
+    spdlog::info("{} read again: {} services, generation {}", options_.config_path, model_.services().size(),
                  outcome.change->generation);
   }
   return outcome;
@@ -293,7 +269,14 @@ void Daemon::follow_steering() {
   if (steer_.is_open()) {
     // Until the workers know the new services and have forgotten the removed ones; then this is called again.
     if (!rollout_->settled()) return;
-    if (const Result<Done> synced = steer_.sync(model_.services); !synced) fault = synced.error().text();
+    if (steered_edition_ != model_.edition()) {
+      const Result<Done> synced = steer_.sync(model_.services());
+      if (synced) {
+        steered_edition_ = model_.edition();
+      } else {
+        fault = synced.error().text();
+      }
+    }
   }
   if (fault == steering_fault_) return;
   steering_fault_ = fault;

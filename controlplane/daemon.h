@@ -2,8 +2,8 @@
 //
 // What can change the model: an operator (commands.h calls set_admin, set_weight, reload), a health check,
 // the kernel's routes and neighbours, a data plane that starts with other ports. Each ends in
-// Rollout::publish. Nothing here blocks on the network; a reload or a big command costs the loop some
-// milliseconds.
+// Rollout::publish. Nothing here blocks on the network. What one backend's change costs does not depend on
+// how many others there are; a reload is work for all of them, and so is an answer that lists them.
 //
 // Ending (stop, a signal, SIGKILL) leaves the tables as they are: the data plane goes on forwarding, and the
 // next sluiced takes over ids, admin states, weights and health from them.
@@ -12,14 +12,16 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include "controlplane/backend_index.h"
 #include "controlplane/config.h"
 #include "controlplane/dataplane_view.h"
 #include "controlplane/health.h"
@@ -60,10 +62,13 @@ class Daemon {
     bool changed = false;
     uint64_t generation = 0;
   };
-  // `service` and `backend` must exist. On an Error nothing has changed.
-  [[nodiscard]] Result<Change> set_admin(const std::string& service, const std::string& backend, Admin admin);
-  [[nodiscard]] Result<Change> set_weight(const std::string& service, const std::string& backend,
-                                          uint32_t weight);
+  // Nothing: no such service, or no such backend of it. The place holds until the next reload. O(1).
+  std::optional<BackendPlace> find_backend(const std::string& service, const std::string& backend) const {
+    return index_.find(service, backend);
+  }
+  // On an Error nothing has changed.
+  [[nodiscard]] Result<Change> set_admin(BackendPlace at, Admin admin);
+  [[nodiscard]] Result<Change> set_weight(BackendPlace at, uint32_t weight);
 
   // Reads the configuration file again. With errors in it, or no room for it, the old configuration stays.
   struct Reload {
@@ -80,15 +85,17 @@ class Daemon {
   void remember_published_next_hops();
   [[nodiscard]] Result<Change> adopt(const Config& config);
   [[nodiscard]] Result<Done> check_secret(const Config& config);
-  [[nodiscard]] Result<Change> publish_edit(Backend& backend, Backend before);
+  // Publishes the edit of the backend that was `before`, or puts it back.
+  [[nodiscard]] Result<Change> publish_edit(BackendPlace at, const Backend& before);
   // Makes next hops, ids and checks follow the model after its set of backends changed.
   void follow_model();
   void follow_all_checks();
-  void copy_next_hops();
+  void copy_next_hops(std::span<const IpAddress> changed);
   void follow_checks(const Service& service, const Backend& backend);
   void on_check(BackendId id, const CheckResult& result, Health health);
   // Opens the steering map if it is not open, and makes it equal to the services when the workers know them.
-  // Called when a publish has settled, and every second from tick while it fails.
+  // Called when a publish has settled, and every second from tick while it fails. Nothing to do, and no
+  // system call, when the services are those of the last time.
   void follow_steering();
   void tick();
   void wait_for_signals();
@@ -105,13 +112,13 @@ class Daemon {
   SteerMap steer_;
   std::string steering_fault_;
   uint64_t steering_tried_ns_ = 0;
+  uint64_t steered_edition_ = 0;  // Model::edition() that the map is equal to
   std::unique_ptr<ProtocolServer> server_;
   boost::asio::signal_set signals_;
   boost::asio::steady_timer tick_;
   uint64_t starts_seen_ = 0;
   std::string dataplane_fault_seen_;
-  // Where a backend is in the model: {service, backend} positions. Rebuilt by follow_model.
-  std::unordered_map<uint32_t, std::pair<size_t, size_t>> positions_;
+  BackendIndex index_;  // made anew by follow_model
 };
 
 }  // namespace sluice

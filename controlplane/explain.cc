@@ -134,7 +134,7 @@ class Explanation {
   }
 
   const Service* service_of(ServiceId id) const {
-    for (const Service& service : daemon_.model().services) {
+    for (const Service& service : daemon_.model().services()) {
       if (id != kNoService && service.id == id) return &service;
     }
     return nullptr;

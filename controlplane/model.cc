@@ -8,7 +8,7 @@ namespace sluice {
 namespace {
 
 template <typename Named>
-Named* find_named(std::vector<Named>& all, std::string_view name) {
+const Named* find_named(const std::vector<Named>& all, std::string_view name) {
   const auto found =
       std::find_if(all.begin(), all.end(), [&](const Named& n) { return n.config.name == name; });
   return found == all.end() ? nullptr : &*found;
@@ -32,23 +32,23 @@ Backend carry_over(Backend old, const BackendConfig& config, const Service& serv
 
 // A configuration may hold thousands of either, so reconcile does not search them one by one.
 template <typename Named>
-std::unordered_map<std::string_view, Named*> by_name(std::vector<Named>& all) {
-  std::unordered_map<std::string_view, Named*> names;
-  for (Named& named : all)
+std::unordered_map<std::string_view, const Named*> by_name(const std::vector<Named>& all) {
+  std::unordered_map<std::string_view, const Named*> names;
+  for (const Named& named : all)
     names.emplace(named.config.name, &named);
   return names;
 }
 
 template <typename Named>
-Named* find(const std::unordered_map<std::string_view, Named*>& names, const std::string& name) {
+const Named* find(const std::unordered_map<std::string_view, const Named*>& names, const std::string& name) {
   const auto found = names.find(name);
   return found == names.end() ? nullptr : found->second;
 }
 
-Service reconcile_service(Service* old, const ServiceConfig& config) {
+Service reconcile_service(const Service* old, const ServiceConfig& config) {
   Service service;
   service.config = config;
-  std::unordered_map<std::string_view, Backend*> known_backends;
+  std::unordered_map<std::string_view, const Backend*> known_backends;
   if (old != nullptr) {
     service.id = old->id;
     known_backends = by_name(old->backends);
@@ -69,24 +69,87 @@ Service reconcile_service(Service* old, const ServiceConfig& config) {
 
 }  // namespace
 
-Service* Model::find_service(std::string_view name) {
-  return find_named(services, name);
+const Service* Model::find_service(std::string_view name) const {
+  return find_named(services_, name);
 }
 
-Backend* Model::find_backend(std::string_view service, std::string_view backend) {
-  Service* found = find_service(service);
+const Backend* Model::find_backend(std::string_view service, std::string_view backend) const {
+  const Service* found = find_service(service);
   return found != nullptr ? find_named(found->backends, backend) : nullptr;
+}
+
+// The only way to a backend that may be written and is not edit_all.
+Backend& Model::change(BackendPlace at) {
+  if (base_ != Base{}) changed_.insert(at);  // else everything is looked at
+  return services_[at.service].backends[at.backend];
+}
+
+void Model::set_admin(BackendPlace at, Admin admin, uint64_t now_ns) {
+  Backend& backend = change(at);
+  const bool leaves_service = admin == Admin::maint && backend.admin != Admin::maint;
+  backend.admin = admin;
+  if (!leaves_service) return;
+  // What was seen of it before says nothing about it from now on.
+  backend.health = Health::unknown;
+  backend.health_since_ns = now_ns;
+  backend.check_result.clear();
+  backend.check_detail.clear();
+  backend.check_duration_us = 0;
+}
+
+void Model::set_weight(BackendPlace at, uint32_t weight) {
+  Backend& backend = change(at);
+  backend.weight_override.reset();
+  if (weight != backend.config.weight) backend.weight_override = weight;
+}
+
+void Model::set_health(BackendPlace at, Health health, uint64_t now_ns) {
+  Backend& backend = change(at);
+  backend.health = health;
+  backend.health_since_ns = now_ns;
+}
+
+void Model::set_next_hop(BackendPlace at, const NextHop& hop) {
+  change(at).next_hop = hop;
+}
+
+void Model::put_back(BackendPlace at, Backend before) {
+  change(at) = std::move(before);
+}
+
+void Model::note_check(BackendPlace at, std::string result, std::string detail, uint64_t duration_us) {
+  Backend& backend = services_[at.service].backends[at.backend];
+  backend.check_result = std::move(result);
+  backend.check_detail = std::move(detail);
+  backend.check_duration_us = duration_us;
+}
+
+std::vector<Service>& Model::edit_all() {
+  edition_++;
+  base_ = {};
+  changed_.clear();
+  return services_;
+}
+
+void Model::set_secret(std::string secret) {
+  edit_all();
+  secret_ = std::move(secret);
+}
+
+void Model::is_published_in(const Base& base) {
+  base_ = base;
+  changed_.clear();
 }
 
 void reconcile(Model& model, const Config& config) {
   std::vector<Service> services;
   services.reserve(config.services.size());
-  const auto known = by_name(model.services);
+  const auto known = by_name(model.services());
   for (const ServiceConfig& wanted : config.services) {
     services.push_back(reconcile_service(find(known, wanted.name), wanted));
   }
-  model.services = std::move(services);
-  model.secret = config.secret;
+  model.edit_all() = std::move(services);
+  model.set_secret(config.secret);
 }
 
 }  // namespace sluice

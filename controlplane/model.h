@@ -1,12 +1,17 @@
 // The desired state: the configuration joined with what was decided and seen at run time.
 //
-// Owner: sluiced's one thread; sluice-replay builds one for itself. Plain data; `compile` (compile.h) turns
-// it into tables. Health, admin state and weight are three separate things: a backend takes new flows only
-// when all three agree, and keeps its old ones unless it failed or is in maintenance.
+// Owner: sluiced's one thread; sluice-replay builds one for itself. `compile` (compile.h) turns it into
+// tables. Health, admin state and weight are three separate things: a backend takes new flows only when all
+// three agree, and keeps its old ones unless it failed or is in maintenance.
+//
+// What changes the model is noted in it, so that compile looks at nothing else: there is no way to change it
+// that is not one of Model's own functions.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,7 +49,7 @@ struct Backend {
   NextHop next_hop;
   std::string
       check_result;  // HAProxy's codes: L4OK L4TOUT L4CON L7OK L7STS L7RSP L7TOUT; "" before the first check
-  std::string check_detail;      // "Connection refused", "HTTP status 503"
+  std::string check_detail;  // "Connection refused", "HTTP status 503"
   uint64_t check_duration_us = 0;
   uint64_t health_since_ns = 0;  // CLOCK_MONOTONIC of the last change of health
 
@@ -68,13 +73,62 @@ struct Service {
   }
 };
 
-struct Model {
-  std::string secret;
-  std::vector<Service> services;  // in the file's order
+// Where a backend is in the model. Holds until the next edit_all.
+struct BackendPlace {
+  uint32_t service;  // position in Model::services()
+  uint32_t backend;  // position in Service::backends
 
-  // nullptr: no such thing. Valid until the model changes.
-  Service* find_service(std::string_view name);
-  Backend* find_backend(std::string_view service, std::string_view backend);
+  auto operator<=>(const BackendPlace&) const = default;
+};
+
+class Model {
+ public:
+  const std::string& secret() const { return secret_; }
+  const std::vector<Service>& services() const { return services_; }  // in the file's order
+  const Service& service_of(BackendPlace at) const { return services_[at.service]; }
+  const Backend& backend(BackendPlace at) const { return services_[at.service].backends[at.backend]; }
+  // nullptr: no such thing. Valid until the model changes. A walk over all: not for each change.
+  const Service* find_service(std::string_view name) const;
+  const Backend* find_backend(std::string_view service, std::string_view backend) const;
+
+  // ---- One backend changes: compile looks at this one, and builds its service's table if that differs ----
+  void set_admin(BackendPlace at, Admin admin, uint64_t now_ns);  // maintenance: its health starts anew
+  void set_weight(BackendPlace at, uint32_t weight);  // by an operator; the file's own weight is no override
+  void set_health(BackendPlace at, Health health, uint64_t now_ns);
+  void set_next_hop(BackendPlace at, const NextHop& hop);
+  // What is on its place again as it was: `before` is a copy of this very backend.
+  void put_back(BackendPlace at, Backend before);
+
+  // What a check saw: no part of the tables.
+  void note_check(BackendPlace at, std::string result, std::string detail, uint64_t duration_us);
+
+  // ---- Anything may change: the next compile looks at everything ----
+  // Use the reference at once; it must not be kept over a compile.
+  std::vector<Service>& edit_all();
+  void set_secret(std::string secret);
+  // Another number after each edit_all: what depends on the set of services and backends, and their
+  // configuration, holds while it stays.
+  uint64_t edition() const { return edition_; }
+
+  // ---- For compile ----
+  // The generation in which all of this was found, except for what changed() names. {0, 0}: none.
+  struct Base {
+    uint64_t incarnation = 0;  // of the tables segment
+    uint64_t generation = 0;
+    bool operator==(const Base&) const = default;
+  };
+  const Base& base() const { return base_; }
+  const std::set<BackendPlace>& changed() const { return changed_; }
+  void is_published_in(const Base& base);
+
+ private:
+  Backend& change(BackendPlace at);
+
+  std::string secret_;
+  std::vector<Service> services_;
+  uint64_t edition_ = 0;
+  Base base_;
+  std::set<BackendPlace> changed_;  // since base_; each at most once, however often it changes
 };
 
 // Makes the model what a newly loaded configuration says. Services and backends of the same name keep their

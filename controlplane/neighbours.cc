@@ -23,8 +23,7 @@ NextHop unresolved(std::string why) {
 
 }  // namespace
 
-Result<std::unique_ptr<Neighbours>> Neighbours::open(boost::asio::io_context& io,
-                                                     std::function<void()> on_change) {
+Result<std::unique_ptr<Neighbours>> Neighbours::open(boost::asio::io_context& io, OnChange on_change) {
   Result<Netlink> netlink = Netlink::open();
   if (!netlink) return netlink.error();
   std::unique_ptr<Neighbours> neighbours(new Neighbours(io, std::move(*netlink), std::move(on_change)));
@@ -33,7 +32,7 @@ Result<std::unique_ptr<Neighbours>> Neighbours::open(boost::asio::io_context& io
   return neighbours;
 }
 
-Neighbours::Neighbours(boost::asio::io_context& io, Netlink netlink, std::function<void()> on_change)
+Neighbours::Neighbours(boost::asio::io_context& io, Netlink netlink, OnChange on_change)
     : netlink_(std::move(netlink)),
       on_change_(std::move(on_change)),
       events_(io, dup(netlink_.events_fd())),
@@ -91,7 +90,8 @@ void Neighbours::look_soon(bool routes) {
   debounce_.async_wait([this](const boost::system::error_code& error) {
     if (error) return;
     look_is_due_ = false;
-    if (look(std::exchange(routes_are_due_, false))) on_change_();
+    const std::vector<IpAddress> changed = look(std::exchange(routes_are_due_, false));
+    if (!changed.empty()) on_change_(changed);
   });
 }
 
@@ -115,7 +115,7 @@ void Neighbours::look_up_route(const IpAddress& address, Entry& entry) {
   }
 }
 
-bool Neighbours::look(bool routes) {
+std::vector<IpAddress> Neighbours::look(bool routes) {
   if (routes) {
     for (auto& [address, entry] : entries_)
       look_up_route(address, entry);
@@ -124,7 +124,7 @@ bool Neighbours::look(bool routes) {
   const Result<std::vector<Neighbour>> neighbours = netlink_.neighbours();
   if (!links || !neighbours) {
     spdlog::warn("next hops stay as they were: {}", (links ? neighbours.error() : links.error()).text());
-    return false;
+    return {};
   }
   links_.clear();
   for (const Link& link : *links)
@@ -143,12 +143,12 @@ bool Neighbours::look(bool routes) {
     if (now == kernel_.end() || (now->second.state & kUsable) == 0) known_.erase(key);
   }
 
-  bool changed = false;
+  std::vector<IpAddress> changed;
   for (auto& [address, entry] : entries_) {
     NextHop hop = resolve(address, entry);
     if (hop == entry.hop) continue;
     entry.hop = std::move(hop);
-    changed = true;
+    changed.push_back(address);
   }
   failed_.clear();
   probe(std::chrono::steady_clock::now());

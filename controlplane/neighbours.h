@@ -39,9 +39,9 @@ class Neighbours {
   // apart.
   static constexpr std::chrono::seconds kRetryPeriod{1};
 
-  // `on_change` is called from the loop when any next hop became another. Never from inside these functions.
-  static Result<std::unique_ptr<Neighbours>> open(boost::asio::io_context& io,
-                                                  std::function<void()> on_change);
+  // Called from the loop with the addresses whose next hop became another. Never from inside these functions.
+  using OnChange = std::function<void(std::span<const IpAddress> changed)>;
+  static Result<std::unique_ptr<Neighbours>> open(boost::asio::io_context& io, OnChange on_change);
 
   // One port of the data plane: which kernel interface it is.
   struct Port {
@@ -72,12 +72,12 @@ class Neighbours {
   };
   using Key = std::pair<uint32_t, IpAddress>;  // interface, next hop
 
-  Neighbours(boost::asio::io_context& io, Netlink netlink, std::function<void()> on_change);
+  Neighbours(boost::asio::io_context& io, Netlink netlink, OnChange on_change);
   void wait_for_events();
   void look_soon(bool routes);
   void refresh_later();
-  // Brings all entries up to date; true when one changed.
-  bool look(bool routes);
+  // Brings all entries up to date; returns those whose next hop changed.
+  std::vector<IpAddress> look(bool routes);
   void look_up_route(const IpAddress& address, Entry& entry);
   NextHop resolve(const IpAddress& address, const Entry& entry);
   const MacAddress* remembered_mac(const IpAddress& address, const NextHop& hop);
@@ -87,7 +87,7 @@ class Neighbours {
   void probe(std::chrono::steady_clock::time_point now);
 
   Netlink netlink_;
-  const std::function<void()> on_change_;
+  const OnChange on_change_;
   boost::asio::posix::stream_descriptor events_;  // borrows the netlink socket's descriptor
   boost::asio::steady_timer debounce_;
   boost::asio::steady_timer refresh_;

@@ -175,7 +175,7 @@ json report_services(const Daemon& daemon) {
   json out = ok_response();
   out["services"] = json::array();
   const TablesView tables = daemon.publisher().current();
-  for (const Service& service : daemon.model().services) {
+  for (const Service& service : daemon.model().services()) {
     const ServiceConfig& config = service.config;
     const auto count = [&](auto&& which) {
       return std::count_if(service.backends.begin(), service.backends.end(), which);
@@ -203,7 +203,7 @@ json report_backends(const Daemon& daemon, const std::string& only_service) {
   json out = ok_response();
   out["backends"] = json::array();
   const TablesView tables = daemon.publisher().current();
-  for (const Service& service : daemon.model().services) {
+  for (const Service& service : daemon.model().services()) {
     if (!only_service.empty() && service.config.name != only_service) continue;
     const std::map<BackendId, uint32_t> slots = slots_of(tables, service.id);
     const auto total = static_cast<uint32_t>(tables.lookup(tables.service(service.id)).size());

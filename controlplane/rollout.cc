@@ -20,7 +20,7 @@ std::chrono::microseconds step(uint64_t waited_ns) {
 
 }  // namespace
 
-Rollout::Rollout(boost::asio::io_context& io, const Model& model, Publisher& publisher,
+Rollout::Rollout(boost::asio::io_context& io, Model& model, Publisher& publisher,
                  DataplaneView& dataplane, std::function<void()> on_settled)
     : model_(model),
       publisher_(publisher),

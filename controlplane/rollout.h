@@ -43,7 +43,7 @@ class Rollout {
   static constexpr std::chrono::milliseconds kRetry{100};
 
   // `on_settled` is called whenever everything published is acknowledged, or kPatience has passed.
-  Rollout(boost::asio::io_context& io, const Model& model, Publisher& publisher, DataplaneView& dataplane,
+  Rollout(boost::asio::io_context& io, Model& model, Publisher& publisher, DataplaneView& dataplane,
           std::function<void()> on_settled);
 
   // Publishes what the model says now. The current generation when nothing differs. On an Error nothing is
@@ -70,7 +70,7 @@ class Rollout {
   void poll();
   void answer(const DataplaneView::Acknowledged& seen, uint64_t acknowledged, uint64_t now_ns);
 
-  const Model& model_;
+  Model& model_;
   Publisher& publisher_;
   DataplaneView& dataplane_;
   const std::function<void()> on_settled_;

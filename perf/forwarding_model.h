@@ -59,7 +59,7 @@ inline Model make_model(const Shape& shape, const Publisher& publisher) {
   reconcile(model, make_config(shape));
   const bool assigned = static_cast<bool>(assign_ids(model, publisher.current(), 0));
   assert(assigned);
-  for (Service& service : model.services) {
+  for (Service& service : model.edit_all()) {
     for (Backend& backend : service.backends) {
       NextHop& hop = backend.next_hop;
       hop.resolved = true;

@@ -24,10 +24,10 @@ TEST(Reload, KeepsIdsAndState) {
   Model model = model_of(config, publisher);
   compiled(model, publisher);
   const Model before = model;
-  model.find_backend("web", "b1")->admin = Admin::drain;
-  model.find_backend("web", "b1")->weight_override = 7;
-  model.find_backend("web", "b2")->health = Health::down;
-  model.find_backend("web", "b2")->check_result = "L4CON";
+  edit(model, "web", "b1").admin = Admin::drain;
+  edit(model, "web", "b1").weight_override = 7;
+  edit(model, "web", "b2").health = Health::down;
+  edit(model, "web", "b2").check_result = "L4CON";
 
   std::swap(config.services[0], config.services[1]);
   ServiceConfig& web = config.services[1];
@@ -36,13 +36,13 @@ TEST(Reload, KeepsIdsAndState) {
   reconcile(model, config);
   assign(model, publisher);
 
-  for (const Service& service : before.services) {
+  for (const Service& service : before.services()) {
     EXPECT_EQ(model.find_service(service.config.name)->id, service.id);
     for (const Backend& backend : service.backends) {
       EXPECT_EQ(model.find_backend(service.config.name, backend.config.name)->id, backend.id);
     }
   }
-  EXPECT_EQ(model.services[1].backends[0].config.name, "b2") << "in the file's order";
+  EXPECT_EQ(model.services()[1].backends[0].config.name, "b2") << "in the file's order";
   EXPECT_EQ(model.find_backend("web", "b1")->admin, Admin::drain);
   EXPECT_EQ(model.find_backend("web", "b1")->weight(), 7u);
   EXPECT_EQ(model.find_backend("web", "b1")->next_hop, next_hop());
@@ -50,7 +50,7 @@ TEST(Reload, KeepsIdsAndState) {
   EXPECT_EQ(model.find_backend("web", "b2")->check_result, "L4CON");
   const Backend& added = *model.find_backend("web", "new");
   EXPECT_EQ(added.health, Health::unknown);
-  for (const Service& service : before.services) {
+  for (const Service& service : before.services()) {
     for (const Backend& backend : service.backends)
       EXPECT_NE(added.id, backend.id);
   }
@@ -63,7 +63,7 @@ TEST(Reload, AWeightChangedInTheFileClearsTheOverride) {
   Publisher publisher = Publisher::anonymous();
   Config config = small_config();
   Model model = model_of(config, publisher);
-  Backend& backend = *model.find_backend("web", "b0");
+  Backend& backend = edit(model, "web", "b0");
   backend.weight_override = 0;
   reconcile(model, config);
   EXPECT_EQ(model.find_backend("web", "b0")->weight(), 0u);
@@ -81,22 +81,22 @@ TEST(Reload, NewChecksDoNotInterruptANewAddressDoes) {
   Model model;
   reconcile(model, config);
   assign(model, publisher);
-  for (Backend& backend : model.services[0].backends)
+  for (Backend& backend : model.edit_all()[0].backends)
     backend.next_hop = next_hop();
-  ASSERT_EQ(model.services[0].backends[0].health, Health::unknown);
-  ASSERT_TRUE(model.services[0].takes_new(model.services[0].backends[0]));
+  ASSERT_EQ(model.services()[0].backends[0].health, Health::unknown);
+  ASSERT_TRUE(model.services()[0].takes_new(model.services()[0].backends[0]));
 
   config.services[0].health.type = HealthConfig::Type::http;
   config.services[0].backends[1].address = v4(0x0a0100aa);
   reconcile(model, config);
-  const Service& web = model.services[0];
+  const Service& web = model.services()[0];
   EXPECT_TRUE(web.takes_new(web.backends[0]));
   EXPECT_FALSE(web.takes_new(web.backends[1])) << "another machine, unchecked";
   EXPECT_FALSE(web.backends[1].next_hop.resolved);
   EXPECT_NE(web.backends[1].id, kUnassignedBackend) << "the name is the identity";
   config.services[0].backends.push_back({"new", v4(0x0a0100ab), 100});
   reconcile(model, config);
-  EXPECT_FALSE(model.services[0].counts_as_up(model.services[0].backends.back()));
+  EXPECT_FALSE(model.services()[0].counts_as_up(model.services()[0].backends.back()));
 }
 
 // ---- Restart of sluiced ----------------------------------------------------------------------------------
@@ -107,16 +107,16 @@ TEST(Restart, TakesOverWithoutAChange) {
   Publisher publisher = Publisher::anonymous();
   const Config config = small_config();
   Model predecessor = model_of(config, publisher);
-  predecessor.find_backend("web", "b0")->admin = Admin::maint;
-  predecessor.find_backend("web", "b1")->weight_override = 7;
-  predecessor.find_backend("api", "b0")->health = Health::down;
-  predecessor.find_backend("api", "b1")->next_hop.port = 2;
+  edit(predecessor, "web", "b0").admin = Admin::maint;
+  edit(predecessor, "web", "b1").weight_override = 7;
+  edit(predecessor, "api", "b0").health = Health::down;
+  edit(predecessor, "api", "b1").next_hop.port = 2;
   EXPECT_EQ(compiled(predecessor, publisher).generation, 1u);
 
   Model successor;
   reconcile(successor, config);
   assign(successor, publisher);
-  for (const Service& service : predecessor.services) {
+  for (const Service& service : predecessor.services()) {
     EXPECT_EQ(successor.find_service(service.config.name)->id, service.id);
     for (const Backend& known : service.backends) {
       const Backend& restored = *successor.find_backend(service.config.name, known.config.name);
@@ -131,7 +131,7 @@ TEST(Restart, TakesOverWithoutAChange) {
   EXPECT_EQ(done.generation, 1u) << "nothing to publish";
   EXPECT_EQ(done.tables_built, 0u);
 
-  successor.find_backend("web", "b2")->weight_override = 1;
+  edit(successor, "web", "b2").weight_override = 1;
   EXPECT_EQ(compiled(successor, publisher).tables_built, 1u)
       << "and a change costs what it would have cost before";
 }
@@ -142,7 +142,7 @@ TEST(Restart, TheFileChangedMeanwhile) {
   Publisher publisher = Publisher::anonymous();
   Config config = small_config();
   Model predecessor = model_of(config, publisher);
-  for (Backend& backend : predecessor.services[0].backends)
+  for (Backend& backend : predecessor.edit_all()[0].backends)
     backend.weight_override = 7;
   compiled(predecessor, publisher);
 
@@ -152,7 +152,7 @@ TEST(Restart, TheFileChangedMeanwhile) {
   Model successor;
   reconcile(successor, config);
   assign(successor, publisher);
-  const auto& backends = successor.services[0].backends;
+  const auto& backends = successor.services()[0].backends;
   EXPECT_EQ(backends[0].weight(), 55u);
   EXPECT_EQ(backends[0].health, Health::up);
   EXPECT_EQ(backends[1].weight(), 7u);
@@ -160,10 +160,10 @@ TEST(Restart, TheFileChangedMeanwhile) {
   EXPECT_FALSE(backends[1].next_hop.resolved);
   EXPECT_EQ(backends[2].weight(), 7u);
   for (size_t i = 0; i < backends.size(); i++)
-    EXPECT_EQ(backends[i].id, predecessor.services[0].backends[i].id);
+    EXPECT_EQ(backends[i].id, predecessor.services()[0].backends[i].id);
 
   compiled(successor, publisher);
-  const BackendId gone = predecessor.services[1].backends[0].id;
+  const BackendId gone = predecessor.services()[1].backends[0].id;
   EXPECT_EQ(publisher.current().backend(gone).flags, 0);
   EXPECT_NE(publisher.current().backend_cold(gone).removed_ns, 0u);
 }
@@ -177,7 +177,7 @@ TEST(Ids, RespectTheQuarantine) {
   Config config = small_config();
   Model model = model_of(config, publisher);
   compiled(model, publisher);
-  const BackendId old = model.services[0].backends[0].id;
+  const BackendId old = model.services()[0].backends[0].id;
   config.services[0].backends.erase(config.services[0].backends.begin());
   reconcile(model, config);
   assign(model, publisher);
@@ -211,7 +211,7 @@ TEST(Ids, AreNotReusedWithinOneReload) {
   Config config = small_config();
   Model model = model_of(config, publisher);
   compiled(model, publisher);
-  const BackendId old = model.services[0].backends[0].id;
+  const BackendId old = model.services()[0].backends[0].id;
   config.services[0].backends[0].name = "renamed";
   reconcile(model, config);
   assign(model, publisher);
@@ -231,7 +231,7 @@ TEST(Ids, RunningOutIsAnError) {
   ASSERT_FALSE(assigned);
   EXPECT_NE(assigned.error().what.find("'s16384'"), std::string::npos) << assigned.error().what;
   EXPECT_FALSE(assigned.error().remedy.empty());
-  EXPECT_EQ(model.services[0].id, kNoService);
+  EXPECT_EQ(model.services()[0].id, kNoService);
 
   config.services.resize(9);
   for (ServiceConfig& service : config.services)
@@ -240,7 +240,7 @@ TEST(Ids, RunningOutIsAnError) {
   assigned = assign_ids(model, publisher.current(), 1);
   ASSERT_FALSE(assigned);
   EXPECT_NE(assigned.error().what.find("131072"), std::string::npos) << assigned.error().what;
-  EXPECT_EQ(model.services[0].backends[0].id, kUnassignedBackend);
+  EXPECT_EQ(model.services()[0].backends[0].id, kUnassignedBackend);
 }
 
 // Proves that an id's new owner starts at zero: its base is what the counters stand at, over all workers that
@@ -259,8 +259,8 @@ TEST(Ids, NewOwnersStartCountingAtZero) {
     stats.workers[worker].services[0].flows.set(4);
   }
   Model model = model_of(small_config(), publisher);
-  ASSERT_EQ(index(model.services[0].backends[0].id), 0u);
-  ASSERT_EQ(index(model.services[0].id), 0u);
+  ASSERT_EQ(index(model.services()[0].backends[0].id), 0u);
+  ASSERT_EQ(index(model.services()[0].id), 0u);
   compiled(model, publisher, &stats);
   const auto base = [&] { return publisher.current().backend_cold(BackendId{0}); };
   EXPECT_EQ(base().base_packets, 20u);
@@ -272,7 +272,7 @@ TEST(Ids, NewOwnersStartCountingAtZero) {
 
   // It stays what it was while the owner stays.
   stats.workers[0].backends[0].packets.set(500);
-  model.services[0].backends[0].weight_override = 1;
+  model.edit_all()[0].backends[0].weight_override = 1;
   compiled(model, publisher, &stats);
   EXPECT_EQ(base().base_packets, 20u);
   EXPECT_EQ(totals(stats, BackendId{0}).packets - base().base_packets, 490u);

@@ -49,8 +49,8 @@ TEST(Compile, PublishesWhatTheModelSays) {
   config.services[1].idle_udp_s = 4;
   config.services[1].lookup_slots = limits::kLookupSlotsLarge;
   Model model = model_of(config, publisher);
-  model.services[0].backends[1].next_hop.mtu_bytes = 100'000;  // loopback's is 65,536
-  model.services[0].backends[1].next_hop.port = 3;
+  model.edit_all()[0].backends[1].next_hop.mtu_bytes = 100'000;  // loopback's is 65,536
+  model.edit_all()[0].backends[1].next_hop.port = 3;
   const Compiled done = compiled(model, publisher);
   EXPECT_EQ(done.generation, 1u);
   EXPECT_EQ(done.tables_built, 2u);
@@ -60,7 +60,7 @@ TEST(Compile, PublishesWhatTheModelSays) {
   EXPECT_EQ(view.generation().backends_count, 5u);
   const HashSecret secret = HashSecret::from_text(config.secret);
   EXPECT_EQ(view.generation().secret.bytes, secret.bytes);
-  for (const Service& service : model.services) {
+  for (const Service& service : model.services()) {
     const ServiceRecord& record = view.service(service.id);
     EXPECT_EQ(record.forward, service.config.forward);
     EXPECT_EQ(record.protocol, service.config.protocol);
@@ -82,7 +82,7 @@ TEST(Compile, PublishesWhatTheModelSays) {
     EXPECT_EQ(selected, own);
   }
 
-  const Backend& backend = model.services[0].backends[1];
+  const Backend& backend = model.services()[0].backends[1];
   const BackendRecord& record = view.backend(backend.id);
   EXPECT_EQ(record.flags, BackendRecord::kAlive | BackendRecord::kResolved | BackendRecord::kTakesNew |
                               BackendRecord::kConfigured);
@@ -92,7 +92,7 @@ TEST(Compile, PublishesWhatTheModelSays) {
   EXPECT_EQ(record.port, 3);
   EXPECT_EQ(std::memcmp(record.destination_mac(), backend.next_hop.mac.bytes.data(), 6), 0);
   EXPECT_EQ(std::memcmp(record.source_mac(), backend.next_hop.source_mac.bytes.data(), 6), 0);
-  EXPECT_EQ(record.service, model.services[0].id);
+  EXPECT_EQ(record.service, model.services()[0].id);
   EXPECT_EQ(record.outer_source(), backend.next_hop.source);
   EXPECT_EQ(record.outer_destination(), backend.config.address);
 }
@@ -101,9 +101,9 @@ TEST(Compile, PublishesWhatTheModelSays) {
 // the header sums to 0xffff.
 TEST(Compile, OuterSumIsTheConstantPartOfTheHeader) {
   Publisher publisher = Publisher::anonymous();
-  const Model model = model_of(small_config(), publisher);
+  Model model = model_of(small_config(), publisher);
   compiled(model, publisher);
-  const BackendRecord& record = publisher.current().backend(model.services[0].backends[0].id);
+  const BackendRecord& record = publisher.current().backend(model.services()[0].backends[0].id);
 
   const uint8_t tos = 0xb8, protocol = wire::kProtoIpip, total_length[2] = {0x05, 0xb4}, id[2] = {0x12, 0x34},
                 df[2] = {0x40, 0};
@@ -138,7 +138,7 @@ TEST(Compile, SameTablesForAnyOrderAndHistory) {
   for (size_t i = 0; i < 40; i++)
     config.services[0].backends[i].weight = static_cast<uint32_t>(1 + i * 13 % 200);
   Publisher first = Publisher::anonymous();
-  const Model one = model_of(config, first);
+  Model one = model_of(config, first);
   compiled(one, first);
 
   std::mt19937 random(5);
@@ -157,7 +157,7 @@ TEST(Compile, SameTablesForAnyOrderAndHistory) {
     bring_up(model);
     compiled(model, other);
 
-    for (const Service& service : one.services) {
+    for (const Service& service : one.services()) {
       const ServiceRecord& mine = first.current().service(service.id);
       const ServiceRecord& theirs = other.current().service(model.find_service(service.config.name)->id);
       EXPECT_EQ(mine.lookup_checksum, theirs.lookup_checksum);
@@ -173,8 +173,8 @@ TEST(Compile, NothingNewIsNotPublished) {
   Model model = model_of(small_config(), publisher);
   compiled(model, publisher);
   const uint64_t used = publisher.memory().used_bytes;
-  std::reverse(model.services.begin(), model.services.end());
-  model.services[0].backends[0].check_detail = "no part of the tables";
+  std::reverse(model.edit_all().begin(), model.edit_all().end());
+  model.edit_all()[0].backends[0].check_detail = "no part of the tables";
   const Compiled again = compiled(model, publisher);
   EXPECT_EQ(again.generation, 1u);
   EXPECT_EQ(again.tables_built, 0u);
@@ -212,24 +212,26 @@ TEST(Compile, AChangeCostsWhatItChanges) {
                      kColdPage = kPageRecords * sizeof(BackendCold);
   using Sizes = std::multiset<uint64_t>;
 
-  Backend& backend = model.services[4].backends[50];
-  backend.weight_override = 10;
+  const BackendPlace place{4, 50};
+  model.set_weight(place, 10);
   EXPECT_EQ(new_parts(1), (Sizes{kRoot, kTable, 100 * sizeof(BackendId), kServicePage, kColdPage}));
-  backend.admin = Admin::drain;
+  model.set_admin(place, Admin::drain, monotonic_ns());
   EXPECT_EQ(new_parts(1),
             (Sizes{kRoot, kTable, 99 * sizeof(BackendId), kServicePage, kBackendPage, kColdPage}));
-  backend.admin = Admin::maint;  // loses its flows; takes no new ones as before
+  model.set_admin(place, Admin::maint, monotonic_ns());  // loses its flows; takes no new ones as before
   EXPECT_EQ(new_parts(0), (Sizes{kRoot, kBackendPage, kColdPage}));
-  model.services[7].backends[3].next_hop.mac.bytes[5]++;
+  NextHop hop = next_hop();
+  hop.mac.bytes[5]++;
+  model.set_next_hop({7, 3}, hop);
   EXPECT_EQ(new_parts(0), (Sizes{kRoot, kBackendPage}));
-  model.services[2].config.idle_udp_s++;
+  model.edit_all()[2].config.idle_udp_s++;
   EXPECT_EQ(new_parts(0), (Sizes{kRoot, kServicePage}));
-  model.services[2].config.port = 443;
+  model.edit_all()[2].config.port = 443;
   // Ten services, each with a VIP of its own: twenty entries, at most half full.
   EXPECT_EQ(new_parts(0), (Sizes{kRoot, kServicePage, 64 * sizeof(VipEntry)}));
-  model.secret = "another";
+  model.set_secret("another");
   EXPECT_EQ(new_parts(0), (Sizes{kRoot}));
-  model.services[1].config.lookup_slots = limits::kLookupSlotsLarge;
+  model.edit_all()[1].config.lookup_slots = limits::kLookupSlotsLarge;
   EXPECT_EQ(new_parts(1),
             (Sizes{kRoot, limits::kLookupSlotsLarge * 2, 100 * sizeof(BackendId), kServicePage}));
 }
@@ -263,7 +265,7 @@ TEST(Compile, WhoTakesAndWhoKeeps) {
     SCOPED_TRACE(c.what);
     Publisher publisher = Publisher::anonymous();
     Model model = model_of(small_config(), publisher);
-    Service& service = model.services[0];
+    Service& service = model.edit_all()[0];
     for (size_t i = 1; i < service.backends.size(); i++)
       service.backends[i].health = Health::down;
     Backend& backend = service.backends[0];
@@ -290,7 +292,7 @@ TEST(Compile, RemovedServicesGiveEverythingBack) {
   Config config = small_config();
   Model model = model_of(config, publisher);
   compiled(model, publisher);
-  const Service gone = model.services[1];
+  const Service gone = model.services()[1];
   config.services.pop_back();
   reconcile(model, config);
   assign(model, publisher);
@@ -304,8 +306,8 @@ TEST(Compile, RemovedServicesGiveEverythingBack) {
   EXPECT_TRUE(view.lookup(view.service(gone.id)).empty());
   EXPECT_EQ(view.service_cold(gone.id).name[0], '\0');
   EXPECT_EQ(view.find_service(gone.config.vip, net16(80), wire::kProtoTcp), kNoService);
-  EXPECT_EQ(view.find_service(model.services[0].config.vip, net16(80), wire::kProtoTcp),
-            model.services[0].id);
+  EXPECT_EQ(view.find_service(model.services()[0].config.vip, net16(80), wire::kProtoTcp),
+            model.services()[0].id);
   EXPECT_EQ(view.generation().services_count, 1u);
   for (const Backend& backend : gone.backends) {
     EXPECT_EQ(view.backend(backend.id).flags, 0);
@@ -322,12 +324,12 @@ TEST(Compile, OutOfMemoryChangesNothing) {
   Model model = model_of(small_config(), publisher);
   compiled(model, publisher);
   const std::string before = PinnedGeneration(publisher.base()).image();
-  model.services[0].backends[0].weight_override = 1;
+  model.edit_all()[0].backends[0].weight_override = 1;
   compiled(model, publisher);  // the first table's memory is retired now, and nothing is left for another
   const std::string second = PinnedGeneration(publisher.base()).image();
   EXPECT_NE(second, before);
-  model.services[0].backends[0].weight_override = 2;
-  model.services[1].backends[0].weight_override = 2;
+  model.edit_all()[0].backends[0].weight_override = 2;
+  model.edit_all()[1].backends[0].weight_override = 2;
   const Result<Compiled> refused = compile(model, publisher, nullptr);
   ASSERT_FALSE(refused);
   EXPECT_FALSE(refused.error().remedy.empty());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -40,8 +41,19 @@ inline NextHop next_hop() {
   return hop;
 }
 
+// To change anything of it, at once: the next compile looks at everything.
+inline Backend& edit(Model& model, const std::string& service_name, const std::string& backend_name) {
+  for (Service& service : model.edit_all()) {
+    for (Backend& backend : service.backends) {
+      if (service.config.name == service_name && backend.config.name == backend_name) return backend;
+    }
+  }
+  ADD_FAILURE() << "no " << service_name << "/" << backend_name;
+  std::abort();
+}
+
 inline void bring_up(Model& model) {
-  for (Service& service : model.services) {
+  for (Service& service : model.edit_all()) {
     for (Backend& backend : service.backends) {
       backend.health = Health::up;
       backend.next_hop = next_hop();
@@ -68,7 +80,7 @@ inline Config small_config() {
   return config;
 }
 
-inline Compiled compiled(const Model& model, Publisher& publisher, const StatsSegment* stats = nullptr) {
+inline Compiled compiled(Model& model, Publisher& publisher, const StatsSegment* stats = nullptr) {
   const Result<Compiled> done = compile(model, publisher, stats);
   EXPECT_TRUE(done) << done.error().text();
   return done ? *done : Compiled{};

@@ -49,7 +49,7 @@ class NeighboursTest : public testing::Test {
     for (const char* family : {"ipv4", "ipv6"}) {
       run(std::string("sysctl -qw net.") + family + ".neigh.here0.retrans_time_ms=100");
     }
-    auto opened = Neighbours::open(io_, [this] { changes_++; });
+    auto opened = Neighbours::open(io_, [this](std::span<const IpAddress>) { changes_++; });
     ASSERT_TRUE(opened) << opened.error().text();
     neighbours_ = std::move(*opened);
   }

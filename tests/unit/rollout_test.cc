@@ -26,8 +26,8 @@ class RolloutTest : public testing::Test {
     Result<Publisher> publisher = Publisher::open(directory_, 1 << 26);
     ASSERT_TRUE(publisher) << publisher.error().text();
     publisher_.emplace(std::move(*publisher));
-    model_.secret = "test";
-    Service& service = model_.services.emplace_back();
+    model_.set_secret("test");
+    Service& service = model_.edit_all().emplace_back();
     service.id = ServiceId{0};
     service.config.name = "web";
     service.config.vip = *IpAddress::parse("203.0.113.10");
@@ -75,7 +75,7 @@ class RolloutTest : public testing::Test {
 
   // Changes a weight, and publishes.
   uint64_t change() {
-    model_.services[0].backends[0].weight_override = ++weight_;
+    model_.set_weight({0, 0}, ++weight_);
     const Result<Compiled> compiled = rollout_->publish();
     EXPECT_TRUE(compiled) << compiled.error().text();
     return compiled ? compiled->generation : 0;
@@ -192,7 +192,7 @@ TEST_F(RolloutTest, ADataPlaneThatDiesWhileWaitedForEndsTheWaiting) {
 TEST_F(RolloutTest, ChangesThatNobodyWaitsForShareAGeneration) {
   const uint64_t before = change();
   for (uint32_t weight = 10; weight < 20; weight++) {
-    model_.services[0].backends[1].weight_override = weight;
+    model_.set_weight({0, 1}, weight);
     rollout_->publish_soon();
   }
   EXPECT_EQ(publisher_->current().generation().number, before) << "not at once";
@@ -209,13 +209,13 @@ TEST_F(RolloutTest, AChangeThatNobodyWaitsForIsPublishedWhenThereIsRoomAgain) {
   ASSERT_TRUE(run_until([&] { return settled_ == 1; }));
   // A worker that stands still holds every generation, until the segment is full.
   const auto publish_next_weight = [&] {
-    model_.services[0].backends[0].weight_override = ++weight_;
+    model_.set_weight({0, 0}, ++weight_);
     return static_cast<bool>(rollout_->publish());
   };
   for (int i = 0; i < 10'000 && publish_next_weight(); i++) {
   }
   const uint64_t newest = publisher_->current().generation().number;
-  model_.services[0].backends[1].admin = Admin::drain;
+  model_.set_admin({0, 1}, Admin::drain, monotonic_ns());
   rollout_->publish_soon();
   run_for(std::chrono::milliseconds(20));
   ASSERT_FALSE(publish_next_weight()) << "full; and an operator's failed change takes nothing off the list";

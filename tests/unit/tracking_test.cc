@@ -10,6 +10,7 @@
 #include "controlplane/compile.h"
 #include "dataplane/pipeline.h"
 #include "tests/unit/frames.h"
+#include "tests/unit/models.h"
 
 namespace sluice {
 namespace {
@@ -52,7 +53,7 @@ class Tracking : public ::testing::Test {
   void apply() {
     reconcile(model, config);
     ASSERT_TRUE(assign_ids(model, publisher.current(), monotonic_ns()));
-    for (Service& service : model.services) {
+    for (Service& service : model.edit_all()) {
       for (Backend& backend : service.backends) {
         if (backend.health == Health::unknown) backend.health = Health::up;
         backend.next_hop.resolved = true;
@@ -135,16 +136,16 @@ TEST_F(Tracking, established_flows_stay_through_any_change_around_them) {
         }
         break;
       case 3:
-        model.find_backend("web", name)->admin = Admin::drain;
+        models::edit(model, "web", name).admin = Admin::drain;
         break;
       default:
-        model.find_backend("web", name)->admin = Admin::ready;
+        models::edit(model, "web", name).admin = Admin::ready;
         break;
     }
     if (next_backend > 250) break;
     // Somebody must be able to take flows, or those of a removed backend have nowhere to go.
     web.backends[0].weight = 100;
-    model.find_backend("web", web.backends[0].name)->admin = Admin::ready;
+    models::edit(model, "web", web.backends[0].name).admin = Admin::ready;
     apply();
     for (auto& [port, backend] : backend_of_port) {
       const Seen seen = send({.source_port = port});
@@ -163,8 +164,7 @@ TEST_F(Tracking, established_flows_stay_through_any_change_around_them) {
 // Proves: draining stops new flows and keeps old ones; a failed backend and one in maintenance lose both.
 TEST_F(Tracking, drain_keeps_old_flows_and_failure_loses_both) {
   const auto backend_of_port = open_connections(400);
-  Backend* b1 = model.find_backend("web", "b1");
-  b1->admin = Admin::drain;
+  models::edit(model, "web", "b1").admin = Admin::drain;
   publish();
   for (const auto& [port, backend] : backend_of_port)
     ASSERT_EQ(send({.source_port = port}).backend, backend);
@@ -172,8 +172,9 @@ TEST_F(Tracking, drain_keeps_old_flows_and_failure_loses_both) {
     ASSERT_NE(send({.source_port = port, .tcp_flags = wire::kTcpSyn}).backend, "b1");
   }
   for (const bool failed : {true, false}) {
-    b1->admin = failed ? Admin::ready : Admin::maint;
-    b1->health = failed ? Health::down : Health::up;
+    Backend& b1 = models::edit(model, "web", "b1");
+    b1.admin = failed ? Admin::ready : Admin::maint;
+    b1.health = failed ? Health::down : Health::up;
     publish();
     for (const auto& [port, backend] : backend_of_port) {
       const Seen seen = send({.source_port = port});
@@ -190,7 +191,7 @@ TEST_F(Tracking, drain_keeps_old_flows_and_failure_loses_both) {
 // RST, which never passes here, left the old one established; on a backend that takes new flows it stays.
 TEST_F(Tracking, a_new_connection_on_an_old_port_leaves_a_draining_backend) {
   const auto backend_of_port = open_connections(200);
-  model.find_backend("web", "b1")->admin = Admin::drain;
+  models::edit(model, "web", "b1").admin = Admin::drain;
   publish();
   for (const auto& [port, backend] : backend_of_port) {
     const Seen seen = send({.source_port = port, .tcp_flags = wire::kTcpSyn});
@@ -207,7 +208,7 @@ TEST_F(Tracking, a_new_connection_on_an_old_port_leaves_a_draining_backend) {
 // afterwards.
 TEST_F(Tracking, no_backend_is_a_named_drop) {
   const auto backend_of_port = open_connections(50);
-  for (Backend& backend : model.services[0].backends)
+  for (Backend& backend : model.edit_all()[0].backends)
     backend.health = Health::down;
   publish();
   for (const auto& [port, backend] : backend_of_port) {
@@ -215,7 +216,7 @@ TEST_F(Tracking, no_backend_is_a_named_drop) {
     ASSERT_EQ(seen.verdict, Verdict::refused);
     ASSERT_EQ(seen.reason, Reason::no_backend);
   }
-  for (Backend& backend : model.services[0].backends)
+  for (Backend& backend : model.edit_all()[0].backends)
     backend.health = Health::up;
   publish();
   for (const auto& [port, backend] : backend_of_port)
@@ -285,7 +286,7 @@ TEST_F(Tracking, idle_flows_are_forgotten_by_their_state) {
 // successor that takes the table over counts the same.
 TEST_F(Tracking, active_flows_per_backend_add_up) {
   open_connections(1'000);
-  model.find_backend("web", "b2")->health = Health::down;
+  models::edit(model, "web", "b2").health = Health::down;
   publish();
   for (uint16_t port = 10'000; port < 11'000; port++)
     send({.source_port = port});

@@ -1,0 +1,117 @@
+#include "controlplane/records.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+#include <string>
+
+#include "controlplane/totals.h"
+#include "src/checksum.h"
+#include "src/wire.h"
+
+namespace sluice {
+namespace {
+
+template <size_t N>
+void set_name(char (&field)[N], const std::string& name) {
+  assert(name.size() < N);
+  std::memset(field, 0, N);
+  std::memcpy(field, name.data(), name.size());
+}
+
+// The outer header towards a backend, every field that does not differ from packet to packet.
+void write_outer(uint8_t* at, const IpAddress& source, const IpAddress& destination, bool vip_is_v4) {
+  const uint8_t protocol = vip_is_v4 ? wire::kProtoIpip : wire::kProtoIpv6;
+  if (destination.is_v4()) {
+    wire::Ipv4 header{};
+    header.version_ihl = 0x45;
+    header.ttl = kOuterTtl;
+    header.protocol = protocol;
+    header.source = source.v4_network_order();
+    header.destination = destination.v4_network_order();
+    header.checksum = checksum_fold(checksum_add(0, &header, sizeof header));
+    std::memcpy(at, &header, sizeof header);
+    return;
+  }
+  wire::Ipv6 header{};
+  header.version_class_flow = net32(6u << 28);
+  header.next_header = protocol;
+  header.hop_limit = kOuterTtl;
+  std::copy(source.bytes.begin(), source.bytes.end(), header.source);
+  std::copy(destination.bytes.begin(), destination.bytes.end(), header.destination);
+  std::memcpy(at, &header, sizeof header);
+}
+
+template <typename Cold, typename Id>
+void set_base(Cold& cold, Id id, const StatsSegment* stats) {
+  if (stats == nullptr) return;
+  const Totals before = totals(*stats, id);
+  cold.base_packets = before.packets;
+  cold.base_bytes = before.bytes;
+  cold.base_flows = before.flows;
+}
+
+}  // namespace
+
+BackendRecord backend_record(const Service& service, const Backend& backend) {
+  const NextHop& hop = backend.next_hop;
+  const IpAddress& address = backend.config.address;
+  BackendRecord record{};
+  record.flags = BackendRecord::kConfigured;
+  if (service.keeps_flows(backend)) record.flags |= BackendRecord::kAlive;
+  if (hop.resolved) record.flags |= BackendRecord::kResolved;
+  if (service.takes_new(backend)) record.flags |= BackendRecord::kTakesNew;
+  if (service.config.forward == Forward::ipip) {
+    record.outer_bytes = address.is_v4() ? sizeof(wire::Ipv4) : sizeof(wire::Ipv6);
+  }
+  record.mtu_bytes = static_cast<uint16_t>(std::min<uint32_t>(hop.mtu_bytes, UINT16_MAX));
+  record.service = service.id;
+  record.port = hop.port;
+  auto& ethernet = *reinterpret_cast<wire::Ethernet*>(record.header);
+  std::copy(hop.mac.bytes.begin(), hop.mac.bytes.end(), ethernet.destination);
+  std::copy(hop.source_mac.bytes.begin(), hop.source_mac.bytes.end(), ethernet.source);
+  ethernet.ether_type = net16(address.is_v4() ? wire::kEtherIpv4 : wire::kEtherIpv6);
+  write_outer(record.header + sizeof ethernet, hop.source, address, service.config.vip.is_v4());
+  return record;
+}
+
+BackendCold backend_cold(const Service& service, const Backend& backend, const BackendCold& published,
+                         const StatsSegment* stats) {
+  BackendCold cold = published;
+  if (backend.config.name != published.name) {
+    cold = BackendCold{};
+    set_name(cold.name, backend.config.name);
+    set_base(cold, backend.id, stats);
+  }
+  cold.service = service.id;
+  cold.weight = backend.weight();
+  cold.weight_override = backend.weight_override.value_or(kNoOverride);
+  cold.weight_configured = backend.config.weight;
+  cold.admin = backend.admin;
+  cold.health = backend.health;
+  return cold;
+}
+
+ServiceCold service_cold(const Service& service, const ServiceCold& published, const StatsSegment* stats) {
+  if (service.config.name == published.name) return published;
+  ServiceCold cold{};
+  set_name(cold.name, service.config.name);
+  set_base(cold, service.id, stats);
+  return cold;
+}
+
+ServiceRecord service_record(const Service& service, const ServiceRecord& published) {
+  const ServiceConfig& config = service.config;
+  ServiceRecord record = published;
+  record.forward = config.forward;
+  record.protocol = config.protocol;
+  record.port = config.port;
+  record.idle_s[ServiceRecord::kSyn] = config.idle_syn_s;
+  record.idle_s[ServiceRecord::kEstablished] = config.idle_established_s;
+  record.idle_s[ServiceRecord::kClosing] = config.idle_closing_s;
+  record.idle_s[ServiceRecord::kUdp] = config.idle_udp_s;
+  record.vip = config.vip;
+  return record;
+}
+
+}  // namespace sluice
