@@ -80,7 +80,7 @@ class MlrSearch:
     """
 
     STEP = 4.0
-    TRIALS_MAX = 400  # a target that never answers the same way must not be asked for ever
+    TRIALS_MAX = 200  # a target that never answers the same way must not be asked for ever
 
     def __init__(self, measure, goals, min_load, max_load):
         self.measure, self.goals = measure, list(goals)
@@ -95,6 +95,9 @@ class MlrSearch:
             hint = (None, None)
             for phase in self._phases(goal):
                 hint = self._narrow(phase, hint)
+        # Trials for one goal count for all, and may have undone another's bounds.
+        while self.count < self.TRIALS_MAX and (open_goals := [g for g in self.goals if not self._is_done(g, *self.bounds(g))]):
+            self._narrow(open_goals[0], (None, None))
         return [self._result(goal) for goal in self.goals]
 
     def _try(self, load, seconds):
