@@ -181,7 +181,8 @@ def run_all(options):
                 if modes:
                     more_rows, more_faults = run_near(
                         options, cpus, f"sluice {options.forward}, {flows} flows: {', '.join(modes)}",
-                        lambda f=flows, m=modes: run_balancer(options, cpus, no_huge, f, m), 3 if "throughput" in modes else 1)
+                        lambda f=flows, m=modes: run_balancer(options, cpus, no_huge, f, m),
+                        3 if "throughput" in modes else 1)
                     rows, faults = rows + more_rows, faults + more_faults
     for row in rows:
         if floor and row["name"].find("/throughput") > 0:
@@ -207,7 +208,8 @@ def text_of(row):
     """The last column: what is particular to the row."""
     if "limited_by" in row:
         above = f", {row['above_floor_cycles']:.1f} above the floor" if row.get("above_floor_cycles") else ""
-        limit = "generator-limited" if row["limited_by"] == "generator" else f"{row['tsc_cycles_per_packet']:.1f} by the clock"
+        clock = f"{row['tsc_cycles_per_packet']:.1f} by the clock"
+        limit = "generator-limited" if row["limited_by"] == "generator" else clock
         return f"spread {100 * row['spread']:.1f} %, {limit}{above}"
     if "p50_ns" in row:
         latencies = ", ".join(f"{key.replace('_', '.')} {row[key + '_ns'] / 1e3:.1f}"
@@ -228,12 +230,12 @@ def print_table(rows):
                  for key, digits in (("cycles", 1), ("ns", 1), ("ratio", 2))]
         figures = f"{cells[0]:>7}  {cells[1]:>8}  {row['per_second'] / 1e6:>7.3f}  {cells[2]:>7}"
         print(f"{row['name']:{width}}  {figures}  {text_of(row)}")
-    print("\ncycles: of the target's own core for a packet, in turns of its loop that had packets; for searches, of the clock")
+    print("\ncycles: of the target's own core for a packet, in turns of its loop that had packets; for searches, by the clock")
     distances = [row["core_distance_cycles"] for row in rows]
     print(f"a cache line from the generator's core to the target's and back: {min(distances)} to {max(distances)} cycles")
     if max(distances) > CLOSE_CYCLES:
-        print("WARNING: not in every row do the two cores share a cache. Handing packets over costs more then: compare rows of "
-              "one distance only")
+        print("WARNING: not in every row do the two cores share a cache. Handing packets over costs more then: compare "
+              "rows of one distance only")
     busiest = max((row.get("interruptions_per_second", 0.0) for row in rows), default=0.0)
     if busiest > QUIET_PER_SECOND:
         print(f"WARNING: others used the target's CPU, {busiest:.0f} interruptions a second: its cycles are too high")

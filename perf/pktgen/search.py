@@ -96,8 +96,11 @@ class MlrSearch:
             for phase in self._phases(goal):
                 hint = self._narrow(phase, hint)
         # Trials for one goal count for all, and may have undone another's bounds.
-        while self.count < self.TRIALS_MAX and (open_goals := [g for g in self.goals if not self._is_done(g, *self.bounds(g))]):
-            self._narrow(open_goals[0], (None, None))
+        while self.count < self.TRIALS_MAX:
+            undone = [goal for goal in self.goals if not self._is_done(goal, *self.bounds(goal))]
+            if not undone:
+                break
+            self._narrow(undone[0], (None, None))
         return [self._result(goal) for goal in self.goals]
 
     def _try(self, load, seconds):
