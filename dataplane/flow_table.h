@@ -4,11 +4,11 @@
 // and must be all zero or a table that this code wrote.
 //
 // Cost: a lookup touches one cache line, two where the flow's home bucket has flows in their other bucket;
-// prefetch() early for a whole batch, and ask is_home_enough() where find_home() left it open. An insert
-// touches at most 2 + 6 lines: home, other, and, when both are full, the other buckets of the home's six
-// flows, to one of which a flow may move. If none can, an unconfirmed flow gives way, the one at rest for
-// longest; else an expired one; and for a while (is_crowded) unconfirmed flows of a full home give way at
-// once. A confirmed one never does. If nothing helps the flow is not tracked (insert says so).
+// prefetch() early for a whole batch, and prefetch_other() where find_home() left it open. An insert touches
+// at most 2 + 6 lines: home, other, and, when both are full, the other buckets of the home's six flows, to
+// one of which a flow may move. If none can, an unconfirmed flow gives way, the one at rest for longest; else
+// an expired one; and for a while (is_crowded) unconfirmed flows of a full home give way before anything else
+// is tried. A confirmed one never does. If nothing helps the flow is not tracked (insert says so).
 //
 // Killed at any instant: an entry's state is written last on insert and first on removal, so what a successor
 // finds is whole flows (one of a pair being moved may be there twice; the other copy expires).
@@ -57,19 +57,10 @@ class FlowTable {
   };
 
   void prefetch(uint64_t hash) const { __builtin_prefetch(&buckets_[hash & mask_], 1, 3); }
-  // For a flow that find_home() did not find: will find() and insert() need its home bucket only? If not,
-  // starts the load of the other one.
-  bool is_home_enough(uint64_t hash) const {
-    const uint64_t home_at = hash & mask_;
-    const FlowBucket& home = buckets_[home_at];
-    __builtin_prefetch(&due_s_[home_at / kGroupBuckets], 1, 3);
-    const uint32_t places =
-        free_places(home) | (is_crowded() ? unconfirmed_flows(home) & ~away_flows(home) : 0);
-    const bool enough = (away_count(home) == 0) & (places != 0);
-    const FlowBucket* next =
-        enough ? &home : &buckets_[other_of(home_at, static_cast<uint32_t>(hash >> kTagShift))];
-    __builtin_prefetch(next, 1, 3);
-    return enough;
+  // For a flow that find_home() did not find: might it be in its other bucket?
+  bool may_be_away(uint64_t hash) const { return away_count(home_of(hash)) != 0; }
+  void prefetch_other(uint64_t hash) const {
+    __builtin_prefetch(&buckets_[other_of(hash & mask_, static_cast<uint32_t>(hash >> kTagShift))], 1, 3);
   }
   // Only in the home bucket: one cache line. Nothing found: ask find().
   FlowBucket& home_of(uint64_t hash) const { return buckets_[hash & mask_]; }
@@ -104,6 +95,11 @@ class FlowTable {
   // Adds a flow that is not there. `expired(place)` says whether a flow may be forgotten: Place -> bool.
   template <typename Expired>
   Inserted insert(const NewFlow& flow, uint32_t now_s, Expired&& expired);
+  // The same as far as the home bucket goes: no other line is touched. Nothing placed: ask insert().
+  Inserted insert_at_home(const NewFlow& flow, uint32_t now_s);
+  // A moment ago a flow found neither a place nor one to move: a flood, or a table that is too small. Flows
+  // that prove nothing (a SYN) should then be content with insert_at_home().
+  bool is_crowded() const { return short_ways_left_ != 0; }
   void erase(Place place);
 
   // The flow at `place` may be over in `remaining_s` seconds: needed when that is earlier than before.
@@ -144,14 +140,10 @@ class FlowTable {
   static bool is_away(const FlowBucket& bucket, uint32_t slot) {
     return (bucket.marks >> (kAwayBit + slot) & 1) != 0;
   }
-  static uint32_t away_flows(const FlowBucket& bucket) {
-    return bucket.marks >> kAwayBit & ((1u << kBucketFlows) - 1);
-  }
   uint64_t number(const FlowBucket* bucket) const { return static_cast<uint64_t>(bucket - buckets_); }
 
   void put(FlowBucket& bucket, uint32_t slot, uint64_t hash, BackendId backend, uint16_t state_time,
            bool away);
-  bool is_crowded() const { return short_ways_left_ != 0; }
   Place move_and_take(uint64_t home_at, const NewFlow& flow, uint32_t now_s);
   Place take(FlowBucket& bucket, uint32_t slot, const NewFlow& flow, uint32_t now_s, bool away);
   Inserted replace(FlowBucket& bucket, uint32_t slot, const NewFlow& flow, uint32_t now_s, bool away,
@@ -173,26 +165,29 @@ class FlowTable {
   std::vector<uint16_t> due_s_;
   bool all_due_ = true;  // due_s_ says nothing yet
   uint64_t sweep_at_ = 0;
-  // The table is crowded when an insert found neither a place nor a flow to move. The next kShortWays inserts
-  // into full home buckets then let an unconfirmed flow there give way before they look any further: that is
-  // what a flood costs.
+  // Inserts into full home buckets until the table is no longer taken for crowded, unless it is found so
+  // again.
   static constexpr uint32_t kShortWays = 1023;
   uint32_t short_ways_left_ = 0;
 };
 
-template <typename Expired>
-FlowTable::Inserted FlowTable::insert(const NewFlow& flow, uint32_t now_s, Expired&& expired) {
-  const uint64_t home_at = flow.hash & mask_;
-  FlowBucket& home = buckets_[home_at];
+inline FlowTable::Inserted FlowTable::insert_at_home(const NewFlow& flow, uint32_t now_s) {
+  FlowBucket& home = home_of(flow.hash);
   if (const uint32_t free = free_places(home); free != 0) {
     return {.place = take(home, static_cast<uint32_t>(std::countr_zero(free)), flow, now_s, false)};
   }
-  if (is_crowded()) {
-    short_ways_left_--;
-    if ((unconfirmed_flows(home) & ~away_flows(home)) != 0) {
-      return replace(home, static_cast<uint32_t>(weakest(home, now_s)), flow, now_s, false, false);
-    }
-  }
+  if (!is_crowded()) return {};
+  short_ways_left_--;
+  const int slot = weakest(home, now_s);
+  if (slot < 0 || is_away(home, static_cast<uint32_t>(slot))) return {};
+  return replace(home, static_cast<uint32_t>(slot), flow, now_s, false, false);
+}
+
+template <typename Expired>
+FlowTable::Inserted FlowTable::insert(const NewFlow& flow, uint32_t now_s, Expired&& expired) {
+  if (const Inserted at_home = insert_at_home(flow, now_s); at_home.place) return at_home;
+  const uint64_t home_at = flow.hash & mask_;
+  FlowBucket& home = buckets_[home_at];
   FlowBucket& other = buckets_[other_of(home_at, static_cast<uint32_t>(flow.hash >> kTagShift))];
   if (const uint32_t free = free_places(other); free != 0) {
     return {.place = take(other, static_cast<uint32_t>(std::countr_zero(free)), flow, now_s, true)};

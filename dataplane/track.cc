@@ -159,13 +159,18 @@ void Tracker::count_new(const Packet& packet) {
   flows_.expect(place, now_s, idle_timeout_s(tables.service(packet.service), first));
 }
 
-void Tracker::create(Packet& packet, const TablesView& tables, uint32_t now_s, Sums& sums) {
-  if (!select(packet, tables)) return;
+// A new flow. `at_home`: only if its home bucket has a place; false: it has none, nothing was done.
+inline bool Tracker::create(Packet& packet, const TablesView& tables, uint32_t now_s, bool at_home,
+                            Sums& sums) {
+  if (!select(packet, tables)) [[unlikely]]
+    return true;
   const FlowState first = first_state(packet);
   const FlowTable::NewFlow flow = {packet.hash, packet.backend, first,
                                    idle_timeout_s(tables.service(packet.service), first)};
-  const FlowTable::Inserted inserted = flows_.insert(
-      flow, now_s, [&](FlowTable::Place place) { return remaining_s(place, tables, now_s) == 0; });
+  const FlowTable::Inserted inserted =
+      at_home ? flows_.insert_at_home(flow, now_s) : flows_.insert(flow, now_s, [&](FlowTable::Place place) {
+        return remaining_s(place, tables, now_s) == 0;
+      });
   if (inserted.displaced) {
     sums.expired += inserted.victim_expired;
     sums.evicted += !inserted.victim_expired;
@@ -173,15 +178,18 @@ void Tracker::create(Packet& packet, const TablesView& tables, uint32_t now_s, S
     stats_.backends[index(inserted.victim_backend)].flows_active.subtract(1);
   }
   if (!inserted.place) {
+    // In a flood only a connection that goes on is worth looking further for: with its next packet.
+    const bool gives_up = !at_home || (first == FlowState::syn && flows_.is_crowded());
     packet.how = FlowHow::untracked;
-    sums.untracked++;
-    return;
+    sums.untracked += gives_up;
+    return gives_up;
   }
   packet.how = FlowHow::created;
   sums.inserted++;
   sums.active++;
   stats_.backends[index(packet.backend)].flows_active.add(1);
   count_new(packet);
+  return true;
 }
 
 void Tracker::add(const Sums& sums) {
@@ -272,34 +280,34 @@ void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
   if (sums.any()) add(sums);
 }
 
-// Second pass: flows that are away from home, or new.
+// Second pass: new flows, and those that are away from home. First what the home line, which is here,
+// decides; the others' second lines are on their way meanwhile.
 [[gnu::noinline]] void Tracker::track_rest(std::span<Packet* const> rest, const TablesView& tables,
                                            uint32_t now_s, Sums& sums) {
-  // First those whose home line, which is here, is all they need; the others' lines are on their way
-  // meanwhile.
-  Packet* near[limits::kBatchMax + 1];
-  Packet* far[limits::kBatchMax + 1];
-  uint32_t near_count = 0;
+  Packet* far[limits::kBatchMax];
   uint32_t far_count = 0;
   for (Packet* packet : rest) {
-    tables.prefetch_slot(tables.service(packet->service), packet->hash);
-    const bool is_near = flows_.is_home_enough(packet->hash);
-    near[near_count] = packet;
-    far[far_count] = packet;
-    near_count += is_near ? 1 : 0;
-    far_count += is_near ? 0 : 1;
+    if (!flows_.may_be_away(packet->hash)) {
+      // Here only if a packet before this one brought it.
+      if (const FlowTable::Place place = flows_.find_home(packet->hash)) [[unlikely]] {
+        follow(*packet, place, tables, now_s, sums);
+        continue;
+      }
+      if (create(*packet, tables, now_s, true, sums)) [[likely]]
+        continue;
+    }
+    flows_.prefetch_other(packet->hash);
+    far[far_count++] = packet;
   }
-  const auto settle = [&](Packet& packet) {
+  for (uint32_t i = 0; i < far_count; i++) {
+    Packet& packet = *far[i];
     if (const FlowTable::Place place = flows_.find(packet.hash)) {
       follow(packet, place, tables, now_s, sums);
-    } else {
-      create(packet, tables, now_s, sums);
+      continue;
     }
-  };
-  for (uint32_t i = 0; i < near_count; i++)
-    settle(*near[i]);
-  for (uint32_t i = 0; i < far_count; i++)
-    settle(*far[i]);
+    const bool at_home = flows_.is_crowded() && first_state(packet) == FlowState::syn;
+    if (!create(packet, tables, now_s, at_home, sums)) create(packet, tables, now_s, false, sums);
+  }
 }
 
 uint64_t Tracker::sweep(uint64_t groups, uint32_t scans_max, const TablesView& tables, uint32_t now_s) {

@@ -61,7 +61,7 @@ struct Ours {
         table.prefetch(hashes[i]);
       }
       for (uint32_t i = 0; i < step; i++)
-        table.is_home_enough(hashes[i]);
+        if (table.may_be_away(hashes[i])) table.prefetch_other(hashes[i]);
       for (uint32_t i = 0; i < step; i++) {
         if (table.find(hashes[i])) {
           placed++;
@@ -85,7 +85,7 @@ struct Ours {
       if (const FlowTable::Place place = table.find_home(one)) [[likely]] {
         found += place.backend() == BackendId{7} ? 1 : 0;
       } else {
-        table.is_home_enough(one);
+        table.prefetch_other(one);
         away[away_count++] = one;
       }
     };

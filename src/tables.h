@@ -331,11 +331,6 @@ class TablesView {
     return at<BackendId>(service.members)[position];
   }
 
-  // Starts the load of what select() will read.
-  void prefetch_slot(const ServiceRecord& service, uint64_t hash) const {
-    __builtin_prefetch(at<uint16_t>(service.lookup) + lookup_slot(hash, service.lookup_slots));
-  }
-
   VipTable vips() const {
     return VipTable(at<VipEntry>(generation_->vips), generation_->vips_mask, generation_->has_any_port != 0);
   }
