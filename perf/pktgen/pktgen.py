@@ -140,6 +140,7 @@ def run_balancer(options, cpus, no_huge, flows, modes):
     with balancer as target:
         measurement = Measurement(target, prefix_of(options, options.forward), traffic_of(options, flows))
         measurement.fill()
+        started, interruptions = time.monotonic(), target.interruptions()
         # The searches need to know where to begin, so this one is always done.
         throughput = measurement.throughput(options.repeat if "throughput" in modes else 1, options.seconds)
         if "throughput" in modes:
@@ -159,8 +160,10 @@ def run_balancer(options, cpus, no_huge, flows, modes):
         if "latency" in modes:
             # Without a search before it, or one that found nothing: of what went through unpaced.
             rows += measurement.latency(lossless or throughput["per_second"], options.seconds)
+        per_second = (target.interruptions() - interruptions) / (time.monotonic() - started)
         for row in rows:
             row.update(flows=flows, generator_limited=measurement.generator_limited)
+            row.setdefault("interruptions_per_second", per_second)
         return rows, measurement.faults
 
 
@@ -230,7 +233,7 @@ def print_table(rows):
                  for key, digits in (("cycles", 1), ("ns", 1), ("ratio", 2))]
         figures = f"{cells[0]:>7}  {cells[1]:>8}  {row['per_second'] / 1e6:>7.3f}  {cells[2]:>7}"
         print(f"{row['name']:{width}}  {figures}  {text_of(row)}")
-    print("\ncycles: of the target's own core for a packet, in turns of its loop that had packets; for searches, by the clock")
+    print("\ncycles: of the target's own core for a packet, in turns of its loop with packets; for searches, by the clock")
     distances = [row["core_distance_cycles"] for row in rows]
     print(f"a cache line from the generator's core to the target's and back: {min(distances)} to {max(distances)} cycles")
     if max(distances) > CLOSE_CYCLES:
@@ -238,7 +241,7 @@ def print_table(rows):
               "rows of one distance only")
     busiest = max((row.get("interruptions_per_second", 0.0) for row in rows), default=0.0)
     if busiest > QUIET_PER_SECOND:
-        print(f"WARNING: others used the target's CPU, {busiest:.0f} interruptions a second: its cycles are too high")
+        print(f"WARNING: others used the target's CPU, {busiest:.0f} interruptions a second: cycles and losses are too high")
     if any(row.get("limited_by") == "generator" for row in rows):
         print("generator-limited: the target waited for packets, and could do more than this rate; its cycles are its own "
               "all the same")
