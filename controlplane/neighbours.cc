@@ -42,20 +42,24 @@ Neighbours::Neighbours(boost::asio::io_context& io, Netlink netlink, OnChange on
 void Neighbours::set_ports(std::vector<Port> ports) {
   if (ports == ports_) return;
   ports_ = std::move(ports);
+  all_are_due_ = true;
   look_soon(false);
 }
 
 void Neighbours::set_addresses(std::span<const IpAddress> addresses) {
   const std::set<IpAddress> wanted(addresses.begin(), addresses.end());
-  std::erase_if(entries_, [&](const auto& item) { return !wanted.contains(item.first); });
-  bool grew = false;
+  std::erase_if(entries_, [&](const auto& item) {
+    if (wanted.contains(item.first)) return false;
+    leave_way(item.first, item.second);
+    return true;
+  });
   for (const IpAddress& address : wanted) {
     const auto [entry, is_new] = entries_.try_emplace(address);
     if (!is_new) continue;
     look_up_route(address, entry->second);
-    grew = true;
+    all_are_due_ = true;
   }
-  if (grew) look(false);
+  if (all_are_due_) look(false);
 }
 
 void Neighbours::remember(const IpAddress& address, const NextHop& published) {
@@ -105,20 +109,60 @@ void Neighbours::refresh_later() {
   });
 }
 
+void Neighbours::leave_way(const IpAddress& address, const Entry& entry) {
+  const auto way = ways_.find({entry.route.ifindex, entry.route.next_hop});
+  if (way == ways_.end()) return;
+  way->second.erase(address);
+  if (way->second.empty()) ways_.erase(way);
+}
+
 void Neighbours::look_up_route(const IpAddress& address, Entry& entry) {
+  leave_way(address, entry);
   const Result<Route> route = netlink_.route_to(address);
   entry.has_route = static_cast<bool>(route);
-  if (route) {
-    entry.route = *route;
-  } else {
-    entry.no_route = route.error().what;
+  entry.route = route ? *route : Route{};
+  entry.no_route = route ? "" : route.error().what;
+  if (entry.has_route && !entry.route.is_local) {
+    ways_[{entry.route.ifindex, entry.route.next_hop}].insert(address);
   }
+}
+
+std::set<Neighbours::Key> Neighbours::learn(const std::vector<Neighbour>& neighbours) {
+  std::set<Key> changed;
+  kernel_.clear();
+  for (const Neighbour& neighbour : neighbours) {
+    const Key key{neighbour.ifindex, neighbour.address};
+    kernel_[key] = neighbour;
+    if ((neighbour.state & NUD_FAILED) != 0) failed_.insert(key);
+    if ((neighbour.state & kUsable) == 0 || !neighbour.mac.is_set()) continue;
+    const bool was_silent = silent_.erase(key) != 0;
+    const MacAddress before = std::exchange(known_[key], neighbour.mac);
+    if (was_silent || before != neighbour.mac) changed.insert(key);
+  }
+  // A MAC learnt after the failure counts again; what a predecessor knew does not.
+  for (const Key& key : failed_) {
+    const auto now = kernel_.find(key);
+    if (now != kernel_.end() && (now->second.state & kUsable) != 0) continue;
+    const bool was_known = known_.erase(key) != 0;
+    const bool is_news = silent_.insert(key).second;
+    if (was_known || is_news) changed.insert(key);
+  }
+  failed_.clear();
+  return changed;
+}
+
+bool Neighbours::bring_up_to_date(const IpAddress& address, Entry& entry) {
+  NextHop hop = resolve(address, entry);
+  if (hop == entry.hop) return false;
+  entry.hop = std::move(hop);
+  return true;
 }
 
 std::vector<IpAddress> Neighbours::look(bool routes) {
   if (routes) {
     for (auto& [address, entry] : entries_)
       look_up_route(address, entry);
+    all_are_due_ = true;
   }
   const Result<std::vector<Link>> links = netlink_.links();
   const Result<std::vector<Neighbour>> neighbours = netlink_.neighbours();
@@ -129,28 +173,22 @@ std::vector<IpAddress> Neighbours::look(bool routes) {
   links_.clear();
   for (const Link& link : *links)
     links_[link.ifindex] = link;
-  kernel_.clear();
-  for (const Neighbour& neighbour : *neighbours) {
-    const Key key{neighbour.ifindex, neighbour.address};
-    kernel_[key] = neighbour;
-    if ((neighbour.state & NUD_FAILED) != 0) failed_.insert(key);
-    if ((neighbour.state & kUsable) != 0 && neighbour.mac.is_set()) known_[key] = neighbour.mac;
-  }
-
-  // A MAC learnt after the failure counts again; what a predecessor knew does not.
-  for (const Key& key : failed_) {
-    const auto now = kernel_.find(key);
-    if (now == kernel_.end() || (now->second.state & kUsable) == 0) known_.erase(key);
-  }
+  const std::set<Key> changed_neighbours = learn(*neighbours);
 
   std::vector<IpAddress> changed;
-  for (auto& [address, entry] : entries_) {
-    NextHop hop = resolve(address, entry);
-    if (hop == entry.hop) continue;
-    entry.hop = std::move(hop);
-    changed.push_back(address);
+  if (std::exchange(all_are_due_, false)) {
+    for (auto& [address, entry] : entries_) {
+      if (bring_up_to_date(address, entry)) changed.push_back(address);
+    }
+  } else {
+    for (const Key& key : changed_neighbours) {
+      const auto way = ways_.find(key);
+      if (way == ways_.end()) continue;
+      for (const IpAddress& address : way->second) {
+        if (bring_up_to_date(address, entries_.at(address))) changed.push_back(address);
+      }
+    }
   }
-  failed_.clear();
   probe(std::chrono::steady_clock::now());
   return changed;
 }
@@ -185,7 +223,7 @@ NextHop Neighbours::resolve(const IpAddress& address, const Entry& entry) {
 
   const Key key{route.ifindex, route.next_hop};
   const auto known = known_.find(key);
-  const bool failed = failed_.contains(key);
+  const bool failed = silent_.contains(key);
   if (failed || known != known_.end()) remembered_.erase(address);
   const MacAddress* remembered = remembered_mac(address, hop);
   if (known != known_.end()) {
@@ -214,10 +252,8 @@ const MacAddress* Neighbours::remembered_mac(const IpAddress& address, const Nex
 
 // Not at once in set_addresses: a reload that fails puts the old addresses back a moment later.
 void Neighbours::drop_unused() {
-  std::set<Key> used;
-  for (const auto& [address, entry] : entries_)
-    used.insert({entry.route.ifindex, entry.route.next_hop});
-  std::erase_if(known_, [&](const auto& item) { return !used.contains(item.first); });
+  std::erase_if(known_, [&](const auto& item) { return !ways_.contains(item.first); });
+  std::erase_if(silent_, [&](const Key& key) { return !ways_.contains(key); });
   std::erase_if(remembered_, [&](const auto& item) { return !entries_.contains(item.first); });
 }
 
@@ -241,13 +277,10 @@ void Neighbours::set_port(NextHop& hop, const Link& link) const {
 
 void Neighbours::probe(std::chrono::steady_clock::time_point now) {
   std::map<Key, std::chrono::steady_clock::time_point> probed;
-  for (const auto& [address, entry] : entries_) {
-    const auto link = links_.find(entry.route.ifindex);
-    const bool can_be_asked = entry.has_route && !entry.route.is_local && link != links_.end() &&
-                              link->second.is_up && link->second.is_ethernet;
+  for (const auto& [key, addresses] : ways_) {
+    const auto link = links_.find(key.first);
+    const bool can_be_asked = link != links_.end() && link->second.is_up && link->second.is_ethernet;
     if (!can_be_asked) continue;
-    const Key key{entry.route.ifindex, entry.route.next_hop};
-    if (probed.contains(key)) continue;
     const auto in_kernel = kernel_.find(key);
     const bool usable = in_kernel != kernel_.end() && (in_kernel->second.state & kUsable) != 0;
     if (usable && (in_kernel->second.state & kNeedsNoConfirming) != 0) continue;

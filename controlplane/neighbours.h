@@ -8,8 +8,10 @@
 //
 // A MAC once known stays while the kernel's entry is merely stale or gone, and is dropped when the neighbour
 // gave no answer (NUD_FAILED) or the route leads elsewhere. Memory is that of the addresses followed and of
-// the kernel's own table. Cost of a look: one dump of neighbours and links, and one route request per address
-// (5-10 us) when routes changed.
+// the kernel's own table. Cost of a look: one dump of the kernel's neighbours and links, and the addresses
+// behind those neighbours that became others; all addresses, and a route request for each (5-10 us), when
+// routes or links changed. Confirming costs what there are neighbours: a thousand backends behind one gateway
+// are one.
 #pragma once
 
 #include <chrono>
@@ -79,6 +81,11 @@ class Neighbours {
   // Brings all entries up to date; returns those whose next hop changed.
   std::vector<IpAddress> look(bool routes);
   void look_up_route(const IpAddress& address, Entry& entry);
+  void leave_way(const IpAddress& address, const Entry& entry);
+  // Takes the kernel's table over; returns the neighbours of which something else is known now.
+  std::set<Key> learn(const std::vector<Neighbour>& neighbours);
+  // True: its next hop became another one.
+  bool bring_up_to_date(const IpAddress& address, Entry& entry);
   NextHop resolve(const IpAddress& address, const Entry& entry);
   const MacAddress* remembered_mac(const IpAddress& address, const NextHop& hop);
   // Forgets what no followed address uses.
@@ -93,14 +100,17 @@ class Neighbours {
   boost::asio::steady_timer refresh_;
   bool look_is_due_ = false;
   bool routes_are_due_ = false;
+  bool all_are_due_ = false;  // something else than neighbours changed: the next look resolves every address
   bool warned_of_probing_ = false;
 
   std::map<IpAddress, Entry> entries_;
+  std::map<Key, std::set<IpAddress>> ways_;  // the entries that leave by a neighbour, and by which
   std::vector<Port> ports_;
   std::map<uint32_t, Link> links_;
   std::map<Key, Neighbour> kernel_;          // as of the last look
   std::map<Key, MacAddress> known_;          // last valid MAC
   std::set<Key> failed_;                     // gave no answer since the last look
+  std::set<Key> silent_;                     // gave no answer when last asked
   std::map<IpAddress, NextHop> remembered_;  // by address of the backend
   std::map<Key, std::chrono::steady_clock::time_point> probed_;
 };

@@ -10,6 +10,8 @@
 
 #include <array>
 #include <cstdlib>
+#include <set>
+#include <span>
 #include <string>
 
 #include <boost/asio/io_context.hpp>
@@ -49,7 +51,10 @@ class NeighboursTest : public testing::Test {
     for (const char* family : {"ipv4", "ipv6"}) {
       run(std::string("sysctl -qw net.") + family + ".neigh.here0.retrans_time_ms=100");
     }
-    auto opened = Neighbours::open(io_, [this](std::span<const IpAddress>) { changes_++; });
+    auto opened = Neighbours::open(io_, [this](std::span<const IpAddress> changed) {
+      changes_++;
+      changed_.insert(changed.begin(), changed.end());
+    });
     ASSERT_TRUE(opened) << opened.error().text();
     neighbours_ = std::move(*opened);
   }
@@ -98,6 +103,7 @@ class NeighboursTest : public testing::Test {
   boost::asio::io_context io_;
   std::unique_ptr<Neighbours> neighbours_;
   int changes_ = 0;
+  std::set<IpAddress> changed_;  // what on_change named
   int original_ = -1;
   int there_ = -1;
 };
@@ -163,6 +169,25 @@ TEST_F(NeighboursTest, AChangedMacIsFollowed) {
   run("ip neigh del 10.7.0.2 dev here0");
   run_until([&] { return hop("10.7.0.2").mac == mac("02:00:00:00:07:77"); });
   EXPECT_TRUE(hop("10.7.0.2").resolved);
+}
+
+TEST_F(NeighboursTest, ThoseBehindAGatewayFollowItWheneverItFallsSilentAndAnswersAgain) {
+  run("ip route add 10.99.0.0/16 via 10.7.0.2");
+  run("ip neigh add 10.7.0.50 lladdr 02:00:00:00:07:50 dev here0 nud permanent");
+  follow(std::array{"10.99.1.1", "10.99.1.2", "10.7.0.50"});
+  run_until_resolved("10.99.1.1");
+  for (int round = 0; round < 2; round++) {
+    changed_.clear();
+    in_there("ip link set there0 arp off");
+    run("ip neigh del 10.7.0.2 dev here0");
+    run_until([&] { return !hop("10.99.1.1").resolved; });
+    EXPECT_FALSE(hop("10.99.1.2").resolved);
+    EXPECT_TRUE(hop("10.7.0.50").resolved);
+    in_there("ip link set there0 arp on");
+    run_until_resolved("10.99.1.1");
+    EXPECT_TRUE(hop("10.99.1.2").resolved);
+    EXPECT_EQ(changed_, (std::set{ip("10.99.1.1"), ip("10.99.1.2")})) << "and nobody else";
+  }
 }
 
 TEST_F(NeighboursTest, AKnownMacSurvivesTheKernelsForgetting) {
