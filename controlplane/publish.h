@@ -4,10 +4,13 @@
 // One Publisher an instance, used by sluiced's one thread. Nothing staged is visible before commit(); a
 // process killed at any instant leaves the last committed generation whole.
 //
+// Cost of a generation: a copy of its root (18 KiB of page numbers: 0.5 us), of the pages and parts that are
+// edited, and as many steps of reclaiming; nothing depends on how many pages there are.
+//
 //   publisher.begin();
 //   publisher.edit_backend(id).flags = ...;
-//   if (auto done = publisher.set_lookup(service, positions); !done) { publisher.abort(); ... }
-//   const uint64_t number = publisher.commit();
+//   publisher.set_lookup(service, positions, checksum);
+//   if (const Result<uint64_t> number = publisher.commit(); !number) ... nothing was published
 //   ... when the workers have acknowledged: publisher.reclaim(acknowledged);
 #pragma once
 
