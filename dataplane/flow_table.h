@@ -140,6 +140,9 @@ class FlowTable {
   static bool is_away(const FlowBucket& bucket, uint32_t slot) {
     return (bucket.marks >> (kAwayBit + slot) & 1) != 0;
   }
+  static uint32_t away_flows(const FlowBucket& bucket) {
+    return bucket.marks >> kAwayBit & ((1u << kBucketFlows) - 1);
+  }
   uint64_t number(const FlowBucket* bucket) const { return static_cast<uint64_t>(bucket - buckets_); }
 
   void put(FlowBucket& bucket, uint32_t slot, uint64_t hash, BackendId backend, uint16_t state_time,
@@ -178,9 +181,14 @@ inline FlowTable::Inserted FlowTable::insert_at_home(const NewFlow& flow, uint32
   }
   if (!is_crowded()) return {};
   short_ways_left_--;
-  const int slot = weakest(home, now_s);
-  if (slot < 0 || is_away(home, static_cast<uint32_t>(slot))) return {};
-  return replace(home, static_cast<uint32_t>(slot), flow, now_s, false, false);
+  const uint32_t candidates = unconfirmed_flows(home) & ~away_flows(home);
+  if (candidates == 0) return {};
+  // Any of them: in a flood all are of the same second. Which, some bits of the hash say that nothing else
+  // uses.
+  const auto turn = static_cast<uint32_t>((flow.hash >> 32 & 0xffff) * kBucketFlows >> 16);
+  const uint32_t turned = (candidates | candidates << kBucketFlows) >> turn;
+  const uint32_t slot = turn + static_cast<uint32_t>(std::countr_zero(turned));
+  return replace(home, slot < kBucketFlows ? slot : slot - kBucketFlows, flow, now_s, false, false);
 }
 
 template <typename Expired>

@@ -7,7 +7,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+
+#include "dataplane/huge_pages.h"
 
 namespace sluice {
 namespace {
@@ -38,34 +41,76 @@ void forget_gauges(WorkerStats& worker) {
 
 }  // namespace
 
+// The segment as it is found, in hugepages of a hugetlbfs, or in the instance's directory, there in
+// transparent huge pages or in plain ones.
+Result<Segment> Instance::open_flows_segment(uint64_t bytes, bool may_be_huge) {
+  const std::string path = directory_ + "/" + kFlowsSegment.file;
+  if (access(path.c_str(), F_OK) != 0) {
+    unlink(path.c_str());  // a link to what is gone
+    if (const auto place = may_be_huge ? find_huge_place(bytes) : std::nullopt) {
+      const std::string file =
+          place->mount + "/sluice." + instance_name(directory_) + "." + kFlowsSegment.file;
+      Result<Segment> flows = Segment::open_writer(directory_, kFlowsSegment, bytes, file);
+      if (flows) return flows;
+      tell(flows.error().text());
+    }
+  }
+  return Segment::open_writer(directory_, kFlowsSegment, bytes);
+}
+
+void Instance::forget_flows_file() {
+  const std::string path = directory_ + "/" + kFlowsSegment.file;
+  if (char* target = realpath(path.c_str(), nullptr); target != nullptr) {
+    unlink(target);
+    std::free(target);
+  }
+  unlink(path.c_str());
+}
+
 Result<Done> Instance::open_flows(const Options& options) {
   const uint32_t bits = bucket_bits_for(options.flows_max);
   const uint64_t bytes = flows_bytes(options.workers, bits);
-  const std::string path = directory_ + "/" + kFlowsSegment.file;
   // Flows of another table size or number of workers cannot be taken over: a flow's worker and bucket would
   // differ.
-  struct stat status;
-  if (stat(path.c_str(), &status) == 0 && static_cast<uint64_t>(status.st_size) != bytes) {
+  if (const Result<Segment> found = Segment::open_reader(directory_, kFlowsSegment);
+      found && (found->as<const FlowsHeader>().workers_count != options.workers ||
+                found->as<const FlowsHeader>().bucket_bits != bits)) {
     tell("--workers or --flows-max changed: tracked flows are forgotten");
-    unlink(path.c_str());
+    forget_flows_file();
   }
-  Result<Segment> flows = Segment::open_writer(directory_, kFlowsSegment, bytes);
+  Result<Segment> flows = open_flows_segment(bytes, !options.no_huge);
   if (!flows) return flows.error();
   flows_ = std::move(*flows);
-  if (Result<Done> done = flows_.populate(0, bytes); !done) {
+  if (Result<Done> done = flows_.populate(0, flows_.size()); !done) {
     return Error{done.error().what, done.error().remedy + ", or a smaller --flows-max"};
   }
-  // Best effort: on a kernel with huge pages for shared memory switched on this saves TLB misses.
-  madvise(flows_.base(), flows_.size(), MADV_HUGEPAGE);
+  flows_.collapse();
+  tell_memory(options);
   auto& header = flows_.as<FlowsHeader>();
-  if (flows_.was_created() || header.workers_count != options.workers || header.bucket_bits != bits) {
-    forget_flows();
+  if (flows_.was_created()) {
     header.workers_count = options.workers;
     header.bucket_bits = bits;
     header.tables_incarnation = 0;
   }
   keep_or_forget_flows();
   return Done{};
+}
+
+void Instance::tell_memory(const Options& options) const {
+  const uint64_t page_bytes = flows_.page_bytes();
+  const char* pages = page_bytes >= 1 << 30                 ? "pages of 1 GiB"
+                      : flows_.is_huge()                    ? "pages of 2 MiB"
+                      : page_bytes >= kTransparentPageBytes ? "transparent pages of 2 MiB"
+                                                            : "plain pages";
+  char line[160];
+  std::snprintf(line, sizeof line, "%u x %llu flows take %.0f MiB, in %s", options.workers,
+                static_cast<unsigned long long>(options.flows_max),
+                static_cast<double>(flows_.size()) / (1 << 20), pages);
+  tell(line);
+  if (page_bytes < kTransparentPageBytes) {
+    tell("lookups in big tables are slower so\n  try: " + huge_pages_remedy(flows_.size()) + ", rm " +
+         directory_ + "/" + kFlowsSegment.file + ", and start again");
+  }
 }
 
 void Instance::forget_flows() {

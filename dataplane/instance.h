@@ -44,6 +44,9 @@ class Instance {
   void leave();
 
  private:
+  Result<Segment> open_flows_segment(uint64_t bytes, bool may_be_huge);
+  void forget_flows_file();
+  void tell_memory(const Options& options) const;
   void keep_or_forget_flows();
   void forget_flows();
 

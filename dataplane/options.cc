@@ -73,6 +73,12 @@ Options parse_options(int argc, char** argv) {
   app.add_option("--flows-max", options.flows_max, "flows that one worker tracks, 16 bytes each")
       ->check(CLI::Range(limits::kFlowsPerWorkerMin, limits::kFlowsPerWorkerMax))
       ->capture_default_str();
+  app.add_option(
+         "--sleep", options.sleep_max_us,
+         "let an idle worker sleep up to so many microseconds between looks at its ports, 0 to 1000: for "
+         "hosts shared with others; a packet may wait so long")
+      ->type_name("MICROSECONDS")
+      ->check(CLI::Range(0u, 1'000u));
   app.add_flag("--no-huge", options.no_huge, "without hugepages: slower, for tests");
   app.add_option("--steer", options.steer_program, "the steering program's object file")->type_name("FILE");
   app.add_option("eal", options.eal_options, "after --: further options for DPDK's EAL");

@@ -172,7 +172,8 @@ int run(const Options& options) {
     WorkerStats& stats = instance->stats().workers[i];
     stats.cpu.set(cores->workers[i]);
     workers.push_back(std::make_unique<Worker>(i, ports, flow_buckets(instance->flows_base(), i),
-                                               instance->bucket_bits(), stats, rte_get_tsc_hz()));
+                                               instance->bucket_bits(), stats, rte_get_tsc_hz(),
+                                               options.sleep_max_us));
     workers.back()->tables.store(instance->tables_base(), std::memory_order_release);
   }
   announce_start(ports, options, *instance, *cores);

@@ -160,17 +160,21 @@ void Tracker::count_new(const Packet& packet) {
 }
 
 // A new flow. `at_home`: only if its home bucket has a place; false: it has none, nothing was done.
-inline bool Tracker::create(Packet& packet, const TablesView& tables, uint32_t now_s, bool at_home,
-                            Sums& sums) {
+template <bool at_home>
+[[gnu::always_inline]] inline bool Tracker::create(Packet& packet, const TablesView& tables, uint32_t now_s,
+                                                   Sums& sums) {
   if (!select(packet, tables)) [[unlikely]]
     return true;
   const FlowState first = first_state(packet);
   const FlowTable::NewFlow flow = {packet.hash, packet.backend, first,
                                    idle_timeout_s(tables.service(packet.service), first)};
-  const FlowTable::Inserted inserted =
-      at_home ? flows_.insert_at_home(flow, now_s) : flows_.insert(flow, now_s, [&](FlowTable::Place place) {
-        return remaining_s(place, tables, now_s) == 0;
-      });
+  FlowTable::Inserted inserted;
+  if constexpr (at_home) {
+    inserted = flows_.insert_at_home(flow, now_s);
+  } else {
+    inserted = flows_.insert(flow, now_s,
+                             [&](FlowTable::Place place) { return remaining_s(place, tables, now_s) == 0; });
+  }
   if (inserted.displaced) {
     sums.expired += inserted.victim_expired;
     sums.evicted += !inserted.victim_expired;
@@ -293,7 +297,7 @@ void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
         follow(*packet, place, tables, now_s, sums);
         continue;
       }
-      if (create(*packet, tables, now_s, true, sums)) [[likely]]
+      if (create<true>(*packet, tables, now_s, sums)) [[likely]]
         continue;
     }
     flows_.prefetch_other(packet->hash);
@@ -306,7 +310,7 @@ void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
       continue;
     }
     const bool at_home = flows_.is_crowded() && first_state(packet) == FlowState::syn;
-    if (!create(packet, tables, now_s, at_home, sums)) create(packet, tables, now_s, false, sums);
+    if (!at_home || !create<true>(packet, tables, now_s, sums)) create<false>(packet, tables, now_s, sums);
   }
 }
 

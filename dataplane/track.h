@@ -57,7 +57,8 @@ class Tracker {
   void follow(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s, Sums& sums);
   void restart(Packet& packet, FlowTable::Place place, const Found& found, const TablesView& tables,
                uint32_t now_s, Sums& sums);
-  bool create(Packet& packet, const TablesView& tables, uint32_t now_s, bool at_home, Sums& sums);
+  template <bool at_home>
+  bool create(Packet& packet, const TablesView& tables, uint32_t now_s, Sums& sums);
   void count_new(const Packet& packet);
   void add(const Sums& sums);
 

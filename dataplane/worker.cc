@@ -4,11 +4,15 @@
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
 
+#include <algorithm>
 #include <cstring>
+#include <ctime>
 
 namespace sluice {
 namespace {
 
+// Some tens of microseconds of polling: between two bursts nobody sleeps.
+constexpr uint32_t kIdleLoopsBeforeSleep = 1'000;
 // A full transmit ring is tried again this often before packets are given up.
 constexpr int kSendAttempts = 4;
 
@@ -32,13 +36,14 @@ void apply(const Packet& packet, rte_mbuf* mbuf) {
 }  // namespace
 
 Worker::Worker(uint16_t queue, std::span<const PortInfo> ports, FlowBucket* buckets, uint32_t bucket_bits,
-               WorkerStats& stats, uint64_t tsc_hz)
+               WorkerStats& stats, uint64_t tsc_hz, uint32_t sleep_max_us)
     : queue_(queue),
       ports_(ports),
       flows_(buckets, bucket_bits),
       stats_(stats),
       pipeline_(flows_, stats, tsc_hz),
       tsc_hz_(tsc_hz),
+      sleep_max_us_(sleep_max_us),
       now_s_(static_cast<uint32_t>(monotonic_ns() / 1'000'000'000)) {
   pipeline_.tracker().recount();
 }
@@ -130,6 +135,20 @@ void Worker::keep_time(uint64_t tsc, const TablesView& view) {
   if (view) pipeline_.age(view, now_s_, tsc);
 }
 
+// After some empty looks at the ports: sleeps, each time twice as long, up to the limit. The first packet
+// ends that. Not on any packet's way: there is none.
+void Worker::rest(bool busy) {
+  if (busy) {
+    idle_loops_ = 0;
+    return;
+  }
+  if (++idle_loops_ < kIdleLoopsBeforeSleep) return;
+  const uint32_t doublings = std::min(idle_loops_ - kIdleLoopsBeforeSleep, 10u);
+  idle_loops_ = std::min(idle_loops_, kIdleLoopsBeforeSleep + 10);
+  const timespec pause = {0, static_cast<long>(std::min(sleep_max_us_, 1u << doublings)) * 1'000};
+  nanosleep(&pause, nullptr);
+}
+
 void Worker::run() {
   uint64_t before = rte_rdtsc();
   while (!stop.load(std::memory_order_relaxed)) {
@@ -143,6 +162,8 @@ void Worker::run() {
     (busy ? stats_.busy_cycles : stats_.idle_cycles).add(tsc - before);
     stats_.loops.add(1);
     before = tsc;
+    if (sleep_max_us_ != 0) [[unlikely]]
+      rest(busy);  // the next loop's time, idle or not
   }
 }
 

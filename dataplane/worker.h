@@ -4,8 +4,8 @@
 //   a little
 //
 // The main thread makes a Worker, starts it with rte_eal_remote_launch and from then on touches nothing in it
-// but `tables` and `stop`. Times in the loop come from the TSC; CLOCK_MONOTONIC is read (in user space, vDSO)
-// once a second.
+// but `tables` and `stop`. It polls without pause, unless it was told that it may sleep when idle. Times in
+// the loop come from the TSC; CLOCK_MONOTONIC is read (in user space, vDSO) once a second.
 #pragma once
 
 #include <atomic>
@@ -24,7 +24,7 @@ class Worker {
  public:
   // `queue`: this worker's queue on every port, and its number.
   Worker(uint16_t queue, std::span<const PortInfo> ports, FlowBucket* buckets, uint32_t bucket_bits,
-         WorkerStats& stats, uint64_t tsc_hz);
+         WorkerStats& stats, uint64_t tsc_hz, uint32_t sleep_max_us);
 
   // Until `stop`. Runs on the worker's lcore.
   void run();
@@ -41,6 +41,7 @@ class Worker {
   bool poll(const PortInfo& port, uint16_t port_id, const TablesView& tables);
   void send(uint16_t in_port);
   void keep_time(uint64_t tsc, const TablesView& tables);
+  void rest(bool busy);
 
   const uint16_t queue_;
   const std::span<const PortInfo> ports_;
@@ -54,6 +55,8 @@ class Worker {
   uint64_t tables_incarnation_ = 0;
 
   const uint64_t tsc_hz_;
+  const uint32_t sleep_max_us_;
+  uint32_t idle_loops_ = 0;
   uint32_t now_s_ = 0;
   uint64_t next_second_tsc_ = 0;
 };

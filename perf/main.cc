@@ -4,9 +4,11 @@
 
 #include <benchmark/benchmark.h>
 
+#include "perf/cpus.h"
 #include "perf/cycles.h"
 
 int main(int argc, char** argv) {
+  sluice::perf::other_cpus();  // before anything is measured: this thread keeps to one CPU from here on
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::AddCustomContext("tsc_hz", std::to_string(sluice::perf::tsc_hz()));

@@ -2,9 +2,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +16,11 @@
 #include <cstring>
 #include <ctime>
 #include <string>
+
+// Of newer headers than Debian 12's.
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
 
 namespace sluice {
 namespace {
@@ -70,20 +77,60 @@ Error header_error(const std::string& path, const std::string& fault) {
   return {path + " " + fault, "stop sluiced and sluice-dataplane of this instance, then: rm " + path};
 }
 
+bool is_on_hugetlbfs(const Fd& fd) {
+  struct statfs status;
+  return fstatfs(fd.get(), &status) == 0 && status.f_type == HUGETLBFS_MAGIC;
+}
+
+uint64_t page_bytes_of(const Fd& fd) {
+  struct statfs status;
+  return is_on_hugetlbfs(fd) && fstatfs(fd.get(), &status) == 0
+             ? static_cast<uint64_t>(status.f_bsize)
+             : static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+constexpr uint64_t round_up(uint64_t bytes, uint64_t unit) {
+  return (bytes + unit - 1) / unit * unit;
+}
+
+// Maps the whole file where transparent huge pages can lie: at a multiple of their size. nullptr: errno says.
+std::byte* map_file(const Fd& fd, uint64_t size, uint64_t page_bytes, int protection) {
+  const uint64_t alignment = std::max(kTransparentPageBytes, page_bytes);
+  const uint64_t reserved = round_up(size, alignment) + alignment;
+  void* place = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (place == MAP_FAILED) return nullptr;
+  const auto begin = reinterpret_cast<uintptr_t>(place);
+  const uintptr_t aligned = round_up(begin, alignment);
+  // Only what the file needs stays; given back before it is mapped, or the hugetlbfs would count it twice.
+  munmap(place, reserved);
+  void* base =
+      mmap(reinterpret_cast<void*>(aligned), size, protection, MAP_SHARED | MAP_FIXED_NOREPLACE, fd.get(), 0);
+  // Another thread took the place: then anywhere.
+  if (base == MAP_FAILED && errno == EEXIST) base = mmap(nullptr, size, protection, MAP_SHARED, fd.get(), 0);
+  return base == MAP_FAILED ? nullptr : static_cast<std::byte*>(base);
+}
+
 // Maps an open segment file and checks its header.
 Result<std::byte*> map_checked(const Fd& fd, const std::string& path, const SegmentKind& kind, int protection,
                                struct stat& status) {
   if (fstat(fd.get(), &status) != 0) return system_error(path);
   const auto size = static_cast<uint64_t>(status.st_size);
   if (size < sizeof(SegmentHeader)) return header_error(path, "is shorter than a segment header");
-  void* base = mmap(nullptr, size, protection, MAP_SHARED, fd.get(), 0);
-  if (base == MAP_FAILED) return system_error("cannot map " + path, "free -h; df -h " + path);
-  const std::string fault = header_fault(*static_cast<const SegmentHeader*>(base), kind, size);
+  std::byte* base = map_file(fd, size, page_bytes_of(fd), protection);
+  if (base == nullptr) return system_error("cannot map " + path, "free -h; df -h " + path);
+  const std::string fault = header_fault(*reinterpret_cast<const SegmentHeader*>(base), kind, size);
   if (!fault.empty()) {
     munmap(base, size);
     return header_error(path, fault);
   }
-  return static_cast<std::byte*>(base);
+  return base;
+}
+
+// Puts a link in the directory's place, atomically.
+bool link_to(const std::string& target, const std::string& path) {
+  const std::string temporary = path + ".new";
+  unlink(temporary.c_str());
+  return symlink(target.c_str(), temporary.c_str()) == 0 && rename(temporary.c_str(), path.c_str()) == 0;
 }
 
 }  // namespace
@@ -93,6 +140,8 @@ Segment& Segment::operator=(Segment&& other) noexcept {
   std::swap(base_, other.base_);
   std::swap(size_, other.size_);
   std::swap(inode_, other.inode_);
+  std::swap(page_bytes_, other.page_bytes_);
+  std::swap(is_huge_, other.is_huge_);
   std::swap(created_, other.created_);
   return *this;
 }
@@ -101,7 +150,8 @@ Segment::~Segment() {
   if (base_ != nullptr) munmap(base_, size_);
 }
 
-Result<Segment> Segment::open_writer(const std::string& directory, const SegmentKind& kind, uint64_t size) {
+Result<Segment> Segment::open_writer(const std::string& directory, const SegmentKind& kind, uint64_t size,
+                                     const std::string& huge_file) {
   assert(size >= sizeof(SegmentHeader));
   const std::string path = directory + "/" + kind.file;
   Segment segment;
@@ -114,38 +164,56 @@ Result<Segment> Segment::open_writer(const std::string& directory, const Segment
     segment.base_ = *base;
     segment.size_ = static_cast<uint64_t>(status.st_size);
     segment.inode_ = status.st_ino;
-    if (segment.size_ != size) {
+    segment.page_bytes_ = page_bytes_of(existing);
+    segment.is_huge_ = is_on_hugetlbfs(existing);
+    if (segment.size_ != size && segment.size_ != round_up(size, segment.page_bytes_)) {
       return header_error(path, "has " + std::to_string(segment.size_) + " bytes, not the " +
                                     std::to_string(size) + " that this program was told to use");
     }
   } else if (errno != ENOENT) {
     return system_error("cannot open " + path);
-  } else {
-    const std::string temporary = path + ".new";
-    const Fd fd(open(temporary.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-    if (fd.get() < 0) return system_error("cannot create " + temporary);
-    if (ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
-      return system_error("cannot make " + temporary + " " + std::to_string(size) + " bytes long",
-                          "df -h " + directory);
-    }
-    void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
-    if (base == MAP_FAILED) return system_error("cannot map " + temporary, "free -h");
-    segment.base_ = static_cast<std::byte*>(base);
-    segment.size_ = size;
-    segment.created_ = true;
-    if (Result<Done> there = segment.populate(0, sizeof(SegmentHeader)); !there) {
-      unlink(temporary.c_str());
-      return Error{"no room for " + temporary, "df -h " + directory};
-    }
-    fill_header(segment.header(), kind, size);
-    struct stat status;
-    fstat(fd.get(), &status);
-    segment.inode_ = status.st_ino;
-    if (rename(temporary.c_str(), path.c_str()) != 0) return system_error("cannot rename " + temporary);
+  } else if (Result<Done> done = segment.create(kind, size, huge_file); !done) {
+    return done.error();
   }
   segment.header().writer_pid.store(static_cast<uint32_t>(getpid()), std::memory_order_relaxed);
   segment.header().heartbeat_ns.store(monotonic_ns(), std::memory_order_relaxed);
   return segment;
+}
+
+Result<Done> Segment::create(const SegmentKind& kind, uint64_t size, const std::string& huge_file) {
+  const std::string temporary = huge_file.empty() ? path_ + ".new" : huge_file;
+  const Fd fd(open(temporary.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  if (fd.get() < 0) return system_error("cannot create " + temporary);
+  page_bytes_ = page_bytes_of(fd);
+  is_huge_ = is_on_hugetlbfs(fd);
+  if (!huge_file.empty()) size = round_up(size, page_bytes_);
+  const auto fail = [&](Error error) {
+    unlink(temporary.c_str());
+    return error;
+  };
+  if (ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
+    return fail(system_error("cannot make " + temporary + " " + std::to_string(size) + " bytes long",
+                             "df -h " + temporary));
+  }
+  base_ = map_file(fd, size, page_bytes_, PROT_READ | PROT_WRITE);
+  if (base_ == nullptr) return fail(system_error("cannot map " + temporary, "free -h"));
+  size_ = size;
+  created_ = true;
+  if (Result<Done> there = populate(0, sizeof(SegmentHeader)); !there)
+    return fail(Error{"no room for " + temporary, "df -h " + temporary});
+  fill_header(header(), kind, size);
+  struct stat status;
+  fstat(fd.get(), &status);
+  inode_ = status.st_ino;
+  const bool placed =
+      huge_file.empty() ? rename(temporary.c_str(), path_.c_str()) == 0 : link_to(huge_file, path_);
+  return placed ? Result<Done>(Done{}) : fail(system_error("cannot create " + path_));
+}
+
+void Segment::collapse() {
+  if (page_bytes_ < kTransparentPageBytes && size_ >= kTransparentPageBytes &&
+      madvise(base_, size_ / kTransparentPageBytes * kTransparentPageBytes, MADV_COLLAPSE) == 0)
+    page_bytes_ = kTransparentPageBytes;
 }
 
 Result<Segment> Segment::open_reader(const std::string& directory, const SegmentKind& kind) {
@@ -162,6 +230,7 @@ Result<Segment> Segment::open_reader(const std::string& directory, const Segment
   segment.base_ = *base;
   segment.size_ = static_cast<uint64_t>(status.st_size);
   segment.inode_ = status.st_ino;
+  segment.page_bytes_ = page_bytes_of(fd);
   return segment;
 }
 

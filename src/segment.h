@@ -57,6 +57,9 @@ struct alignas(64) SegmentHeader {
 static_assert(sizeof(SegmentHeader) == 64);
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 
+// What transparent huge pages are on x86-64.
+inline constexpr uint64_t kTransparentPageBytes = 2 << 20;
+
 class Segment {
  public:
   Segment() = default;
@@ -67,11 +70,22 @@ class Segment {
   // For the writer: takes over the file if there is one of this very kind and size, else creates it, all zero
   // behind the header. A file of another kind, version, layout or size is an Error: it may hold what somebody
   // still uses.
-  static Result<Segment> open_writer(const std::string& directory, const SegmentKind& kind, uint64_t size);
+  //
+  // `huge_file`: a file to be, on a hugetlbfs. One that is created then lies there, rounded up to whole
+  // pages, and its name in the directory is a link to it. An Error if that has not enough free pages.
+  static Result<Segment> open_writer(const std::string& directory, const SegmentKind& kind, uint64_t size,
+                                     const std::string& huge_file = "");
   // For readers: maps the file read-only, whatever its size.
   static Result<Segment> open_reader(const std::string& directory, const SegmentKind& kind);
   // Not shared and not named: the same contents for tests, benchmarks and sluice-replay.
   static Segment anonymous(const SegmentKind& kind, uint64_t size);
+
+  // Asks for transparent huge pages of 2 MiB, now (MADV_COLLAPSE, Linux 6.1). Best effort.
+  void collapse();
+  // Bytes of the pages that it lies in: those of its hugetlbfs; else 2 MiB if it was collapsed; else the
+  // system's.
+  uint64_t page_bytes() const { return page_bytes_; }
+  bool is_huge() const { return is_huge_; }  // on a hugetlbfs
 
   // Takes the memory of a part now, so that a tmpfs that is full is an Error here and not a SIGBUS later.
   Result<Done> populate(uint64_t offset, uint64_t bytes);
@@ -90,10 +104,14 @@ class Segment {
   bool is_stale() const;
 
  private:
+  Result<Done> create(const SegmentKind& kind, uint64_t size, const std::string& huge_file);
+
   std::string path_;
   std::byte* base_ = nullptr;
   uint64_t size_ = 0;
   uint64_t inode_ = 0;
+  uint64_t page_bytes_ = 0;
+  bool is_huge_ = false;
   bool created_ = false;
 };
 

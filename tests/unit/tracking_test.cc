@@ -282,6 +282,113 @@ TEST_F(Tracking, idle_flows_are_forgotten_by_their_state) {
   }
 }
 
+// Proves: a service whose connections may rest for days keeps them for days and not much longer; a timeout
+// that is made long keeps those that are there, one that is made short ends them.
+TEST_F(Tracking, connections_may_rest_for_days) {
+  constexpr uint32_t kDayS = 86'400;
+  config.services[0].idle_established_s = 3 * kDayS;
+  apply();
+  const auto backend_of_port = open_connections(50);
+  for (uint32_t rest_s = 0; rest_s < 3 * kDayS - 500; rest_s += 500) {
+    now_s += 500;
+    sweep();
+  }
+  ASSERT_EQ(stats.workers[0].flows.active.get(), 50u);
+  for (const auto& [port, backend] : backend_of_port) {
+    const Seen seen = send({.source_port = port});
+    ASSERT_EQ(seen.how, FlowHow::hit);
+    ASSERT_EQ(seen.backend, backend);
+  }
+  now_s += 3 * kDayS + 2 * 128 + 1;
+  sweep();
+  ASSERT_EQ(stats.workers[0].flows.active.get(), 0u);
+
+  config.services[0].idle_established_s = 900;
+  apply();
+  open_connections(50);
+  now_s += 800;
+  config.services[0].idle_established_s = 10 * kDayS;
+  apply();
+  for (uint32_t rest_s = 0; rest_s < 9 * kDayS; rest_s += 250) {
+    now_s += 250;
+    sweep();
+  }
+  ASSERT_EQ(stats.workers[0].flows.active.get(), 50u) << "the seconds of the shorter timeout did not wrap";
+  config.services[0].idle_established_s = 900;
+  apply();
+  now_s += FlowTable::kRescanMax;
+  sweep();
+  ASSERT_EQ(stats.workers[0].flows.active.get(), 0u);
+}
+
+// Proves: a flood of SYNs into a full table moves no established connection while backends change, and what
+// is without a place is forwarded and counted; a connection that opens meanwhile and goes on is tracked.
+TEST_F(Tracking, a_flood_moves_no_established_connection) {
+  std::mt19937 random(5);
+  std::vector<std::pair<std::string, uint16_t>> clients;
+  std::vector<std::string> backend_of;
+  const auto client = [&] {
+    return "198." + std::to_string(random() % 256) + "." + std::to_string(random() % 256) + "." +
+           std::to_string(random() % 256);
+  };
+  // As many established connections as the table is for.
+  while (stats.workers[0].flows.active.get() < 4 * flows.buckets()) {
+    clients.emplace_back(client(), static_cast<uint16_t>(random()));
+    send({.source = clients.back().first.c_str(),
+          .source_port = clients.back().second,
+          .tcp_flags = wire::kTcpSyn});
+    backend_of.push_back(
+        send({.source = clients.back().first.c_str(), .source_port = clients.back().second}).backend);
+  }
+  const uint64_t forwarded_before = stats.workers[0].packets.forwarded.get();
+  uint64_t sent = 0;
+  for (int change = 0; change < 8; change++) {
+    models::edit(model, "web", "b" + std::to_string(1 + change % 4)).weight_override = 1 + random() % 200;
+    publish();
+    for (uint64_t i = 0; i < flows.buckets(); i++, sent++)
+      send({.source = client().c_str(),
+            .source_port = static_cast<uint16_t>(random()),
+            .tcp_flags = wire::kTcpSyn});
+    // One connection of somebody real.
+    const std::string somebody = client();
+    const FrameSpec opening = {.source = somebody.c_str(), .source_port = 7, .tcp_flags = wire::kTcpSyn};
+    send(opening);
+    FrameSpec next = opening;
+    next.tcp_flags = wire::kTcpAck;
+    const Seen second = send(next);
+    sent += 3;
+    EXPECT_TRUE(send(next).how == FlowHow::hit || second.how == FlowHow::untracked);
+  }
+  EXPECT_EQ(stats.workers[0].packets.forwarded.get() - forwarded_before, sent);
+  EXPECT_GT(stats.workers[0].flows.untracked.get(), 0u);
+  EXPECT_GT(stats.workers[0].flows.evicted.get(), 0u);
+  for (size_t i = 0; i < clients.size(); i++) {
+    const Seen seen = send({.source = clients[i].first.c_str(), .source_port = clients[i].second});
+    ASSERT_EQ(seen.backend, backend_of[i]);
+    // Untracked from the start: at most one of a hundred thousand, and what the lookup table says may change.
+    ASSERT_EQ(seen.how, FlowHow::hit);
+  }
+}
+
+// Proves: packets of one connection in one batch take effect in their order.
+TEST_F(Tracking, a_batch_keeps_the_order_of_a_flow) {
+  std::vector<Frame> frames;
+  for (const uint8_t tcp_flags :
+       {uint8_t{wire::kTcpSyn}, uint8_t{wire::kTcpAck}, uint8_t{wire::kTcpFin | wire::kTcpAck},
+        uint8_t{wire::kTcpSyn}, uint8_t{wire::kTcpAck}}) {
+    frames.push_back(make_frame({.source_port = 77, .tcp_flags = tcp_flags}));
+  }
+  Batch batch;
+  for (Frame& frame : frames)
+    frame.add_to(batch);
+  pipeline.process(batch, publisher.current(), now_s);
+  pipeline.account(batch);
+  const FlowHow expected[] = {FlowHow::created, FlowHow::hit, FlowHow::hit, FlowHow::reused, FlowHow::hit};
+  for (uint32_t i = 0; i < batch.count; i++)
+    EXPECT_EQ(batch.packets[i].how, expected[i]) << "packet " << i;
+  EXPECT_EQ(stats.workers[0].flows.active.get(), 1u);
+}
+
 // Proves: the sum of the gauges is the number of tracked flows, also after their backends changed, and a
 // successor that takes the table over counts the same.
 TEST_F(Tracking, active_flows_per_backend_add_up) {

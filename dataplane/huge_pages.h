@@ -1,0 +1,24 @@
+// Where a big segment can have hugepages: a mounted hugetlbfs with enough free pages.
+//
+// A segment outlives the process, so its pages must belong to a file: anonymous hugepages would end with it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace sluice {
+
+struct HugePlace {
+  std::string mount;    // "/dev/hugepages"
+  uint64_t page_bytes;  // 1 GiB or 2 MiB, as a rule
+};
+
+// The one with the biggest pages of which enough are free for `bytes`, with at most an eighth lost to
+// rounding up.
+std::optional<HugePlace> find_huge_place(uint64_t bytes);
+
+// How to get `bytes` of 2 MiB pages, as commands; for messages.
+std::string huge_pages_remedy(uint64_t bytes);
+
+}  // namespace sluice
