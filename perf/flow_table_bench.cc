@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -264,6 +265,8 @@ void insert(benchmark::State& state, uint64_t flows) {
   perf::report(state, meter.total(), inserted);
   state.counters["untracked"] =
       static_cast<double>(inserted - placed) / static_cast<double>(state.iterations());
+  if constexpr (std::is_same_v<Table, Ours>)
+    state.counters["table_bytes"] = static_cast<double>(table.buckets.bytes());
 }
 
 // Every flow of a full table is over: what the sweep costs a flow.
@@ -339,14 +342,16 @@ void add(const std::string& name, std::function<void(benchmark::State&)> run, bo
 
 [[maybe_unused]] const bool registered = [] {
   constexpr uint64_t kMillion = 1'000'000;
+  std::set<uint64_t> floors;
   for (const uint64_t flows :
        {uint64_t{10'000}, uint64_t{100'000}, kMillion, 10 * kMillion, 64 * kMillion, 100 * kMillion}) {
     const std::string count = "/" + std::to_string(flows);
     add("flow_table/lookup" + count, [=](auto& state) { lookup<Ours, kBatch>(state, flows); });
     if (flows <= 64 * kMillion)
       add("rte_hash/lookup" + count, [=](auto& state) { lookup<RteHash, kBatch>(state, flows); });
-    const uint64_t bytes = sizeof(FlowBucket) << bucket_bits_for(flows);
-    add("floor/random_line/" + std::to_string(bytes), [=](auto& state) { random_line(state, bytes); });
+    // Two sizes may have the same: the smallest table there is.
+    if (const uint64_t bytes = sizeof(FlowBucket) << bucket_bits_for(flows); floors.insert(bytes).second)
+      add("floor/random_line/" + std::to_string(bytes), [=](auto& state) { random_line(state, bytes); });
     add("flow_table/miss" + count, [=](auto& state) { miss<Ours>(state, flows); });
     if (flows == kMillion || flows == 10 * kMillion) {
       add("flow_table/lookup" + count + "/distance:8", [=](auto& state) { lookup<Ours, 8>(state, flows); });
@@ -361,6 +366,11 @@ void add(const std::string& name, std::function<void(benchmark::State&)> run, bo
         "flow_table/insert" + count, [=](auto& state) { insert<Ours>(state, flows); }, true);
     add(
         "flow_table/expire" + count, [=](auto& state) { expire(state, flows); }, true);
+  }
+  // As many as the table is made for, to the last one: how many find no place.
+  for (const uint64_t flows : {uint64_t{1} << 18, uint64_t{1} << 20, uint64_t{1} << 26}) {
+    add(
+        "flow_table/fill/" + std::to_string(flows), [=](auto& state) { insert<Ours>(state, flows); }, true);
   }
   return true;
 }();

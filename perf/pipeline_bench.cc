@@ -48,6 +48,7 @@ void measure(benchmark::State& state, Rig& rig, Next&& next) {
   perf::report(state, meter.total(), packets);
   state.counters["flows_tracked"] = static_cast<double>(rig.stats().flows.active.get());
   state.counters["table_bytes"] = static_cast<double>(rig.table_bytes());
+  state.counters["tables_used_bytes"] = static_cast<double>(rig.publisher.memory().used_bytes);
   state.SetLabel(rig.pages());
 }
 
@@ -70,33 +71,32 @@ void add(const std::string& name, std::function<void(benchmark::State&)> run) {
 }
 
 [[maybe_unused]] const bool registered = [] {
-  constexpr uint64_t kMillion = 1'000'000;
+  constexpr uint64_t kMillion = 1'000'000, kSmall = 100'000;
   const Shape ipip = {1, 100, Family::v4, Family::v4, Forward::ipip};
   const Shape ipip6 = {1, 100, Family::v6, Family::v6, Forward::ipip};
   const Shape l2dsr = {1, 100, Family::v4, Family::v4, Forward::l2dsr};
-  for (const uint64_t flows : {uint64_t{1}, uint64_t{10'000}, uint64_t{100'000}, kMillion, 10 * kMillion,
-                               64 * kMillion, 100 * kMillion}) {
+  for (const uint64_t flows :
+       {uint64_t{1}, uint64_t{10'000}, kSmall, kMillion, 10 * kMillion, 64 * kMillion, 100 * kMillion}) {
     const std::string count = std::to_string(flows);
     add("pipeline/ipip/hit/" + count, [=](auto& state) { hit(state, "ipip", ipip, flows); });
     if (flows >= 10'000) add("pipeline/ipip/zipf/" + count, [=](auto& state) { zipf(state, ipip, flows); });
-    if (flows == kMillion) {
+    if (flows == kMillion || flows == kSmall) {
       add("pipeline/ipip6/hit/" + count, [=](auto& state) { hit(state, "ipip6", ipip6, flows); });
       add("pipeline/l2dsr/hit/" + count, [=](auto& state) { hit(state, "l2dsr", l2dsr, flows); });
     }
   }
-  // Growth, at a million flows: one service of so many backends; so many services of ten backends.
-  for (const uint32_t backends : {10u, 100u, 1'000u, 10'000u}) {
-    const std::string count = std::to_string(backends);
-    add("pipeline/ipip/backends/" + count, [=](auto& state) {
-      hit(state, "backends" + count, {1, backends}, kMillion);
-    });
-  }
-  for (const uint32_t services : {1u, 10u, 100u, 1'000u, 10'000u}) {
-    const std::string count = std::to_string(services);
-    add("pipeline/ipip/services/" + count, [=](auto& state) {
-      hit(state, "services" + count, {services, 10}, kMillion);
-    });
-  }
+  // Growth, at a million flows: one service of so many backends; so many services of ten backends. The tests
+  // run the second one of each with fewer flows.
+  const auto grow = [](const std::string& what, const Shape& shape, uint32_t size, bool small) {
+    const std::string name = what + "/" + std::to_string(size);
+    add("pipeline/ipip/" + name, [=](auto& state) { hit(state, name, shape, kMillion); });
+    if (small)
+      add("pipeline/ipip/" + name + "/flows:100000", [=](auto& state) { hit(state, name, shape, kSmall); });
+  };
+  for (const uint32_t backends : {10u, 100u, 1'000u, 10'000u})
+    grow("backends", {1, backends}, backends, backends == 100);
+  for (const uint32_t services : {1u, 10u, 100u, 1'000u, 10'000u})
+    grow("services", {services, 10}, services, services == 10);
   return true;
 }();
 
