@@ -227,46 +227,80 @@ struct Tracker::Steady {
     timeout_units =
         static_cast<uint16_t>(state == FlowState::long_lived ? timeout_s >> kLongShift : timeout_s);
   }
+
+  bool holds_for(uint16_t of_flow) const {
+    return (static_cast<uint16_t>(entry ^ of_flow) <= kTimeMask) &
+           (((entry - of_flow) & kTimeMask) <= timeout_units);
+  }
+  // Not 0: the backend is dead, or another service's.
+  uint64_t unlike(const BackendRecord& record) const {
+    uint64_t start;
+    std::memcpy(&start, &record, sizeof start);
+    return (start ^ backend_start) & kBackendMask;
+  }
 };
 static_assert(offsetof(BackendRecord, flags) == 0 && offsetof(BackendRecord, service) == 4);
 
-// First pass. Nearly every packet says nothing new, and belongs to a steady flow at home: what follow() would
-// do, in a few instructions. Whether the flow is at home at all is not asked by a branch: in a flood of SYNs
-// that would be guessed wrong half of the time.
+// A packet with one of these flags may change its flow's state.
+constexpr uint8_t kNews = wire::kTcpSyn | wire::kTcpFin | wire::kTcpRst;
+
+// First pass, usually: nearly every packet says nothing new, and belongs to a steady flow at home. What
+// follow() would do, in a few instructions.
 inline bool Tracker::is_at_home(Packet& packet, const Steady& steady, const TablesView& tables,
                                 uint32_t now_s, Sums& sums) {
-  constexpr uint8_t kNews = wire::kTcpSyn | wire::kTcpFin | wire::kTcpRst;
   FlowBucket& bucket = flows_.home_of(packet.hash);
-  const uint32_t mask = matching_flows(bucket, packet.hash);
+  const uint32_t mask = matching_tags(bucket, packet.hash);
+  if (mask == 0) [[unlikely]]
+    return false;
+  const auto slot = static_cast<uint32_t>(std::countr_zero(mask));
+  const BackendId id = backend_of(bucket, slot);
+  const BackendRecord& record = tables.backend(id);
+  if (!steady.holds_for(bucket.state_time[slot]) || (packet.tcp_flags & kNews) != 0 ||
+      steady.unlike(record) != 0) [[unlikely]] {
+    return follow_home(packet, tables, now_s, sums);
+  }
+  packet.backend = id;
+  packet.record = &record;
+  packet.how = FlowHow::hit;
+  bucket.state_time[slot] = steady.entry;  // also when it says so already: cheaper than to ask
+  return true;
+}
+
+// The same, when many packets are of unknown flows: whether this one's is at home is not asked by a branch,
+// which would be guessed wrong half of the time.
+inline bool Tracker::is_at_home_in_flood(Packet& packet, const Steady& steady, const TablesView& tables,
+                                         uint32_t now_s, Sums& sums) {
+  FlowBucket& bucket = flows_.home_of(packet.hash);
+  const uint32_t mask = matching_tags(bucket, packet.hash);
   // Some place, if it has none: what it holds is looked at and not used.
   const auto slot = static_cast<uint32_t>(std::countr_zero(mask | 1u << (kBucketFlows - 1)));
   const BackendId id = backend_of(bucket, slot);
   const BackendRecord& record = tables.backend(id);
-  uint64_t backend_start;
-  std::memcpy(&backend_start, &record, sizeof backend_start);
   packet.backend = id;
   packet.record = &record;
   packet.how = FlowHow::hit;
-
   const uint16_t entry = bucket.state_time[slot];
-  const uint32_t changes = entry ^ steady.entry;  // another second, or another state
-  const uint32_t idle_units = (steady.entry - entry) & kTimeMask;
-  const uint64_t unlike = ((backend_start ^ steady.backend_start) & Steady::kBackendMask) |
-                          (changes & ~kTimeMask) | (packet.tcp_flags & kNews);
-  const bool is_steady = (unlike == 0) & (idle_units <= steady.timeout_units);
+  const bool is_steady =
+      steady.holds_for(entry) & ((steady.unlike(record) | (packet.tcp_flags & kNews)) == 0);
   const bool is_here = mask != 0;
-  uint32_t to_do =
-      static_cast<uint32_t>(is_here & !is_steady) << 1 | static_cast<uint32_t>(is_here & (changes != 0));
+  uint32_t to_do = static_cast<uint32_t>(is_here & !is_steady) << 1 |
+                   static_cast<uint32_t>(is_here & (entry != steady.entry));
   // Keeps the compiler from asking for its parts one by one.
   asm("" : "+r"(to_do));
   if (to_do != 0) {
-    if (to_do > 1) [[unlikely]] {
-      follow(packet, {&bucket, slot}, tables, now_s, sums);
-    } else {
-      bucket.state_time[slot] = steady.entry;
-    }
+    if (to_do > 1) [[unlikely]]
+      return follow_home(packet, tables, now_s, sums);
+    bucket.state_time[slot] = steady.entry;
   }
   return is_here;
+}
+
+// A packet whose flow seems to be at home, and is not steady. False: the place is free since.
+[[gnu::noinline]] bool Tracker::follow_home(Packet& packet, const TablesView& tables, uint32_t now_s,
+                                            Sums& sums) {
+  const FlowTable::Place place = flows_.find_home(packet.hash);
+  if (place) follow(packet, place, tables, now_s, sums);
+  return static_cast<bool>(place);
 }
 
 void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
@@ -274,12 +308,20 @@ void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
   Steady steady;
   Packet* rest[limits::kBatchMax + 1];
   uint32_t rest_count = 0;
-  batch.each_live([&](Packet& packet) {
-    if (packet.service != steady.service) [[unlikely]]
-      steady = Steady(packet.service, tables.service(packet.service), now_s);
-    rest[rest_count] = &packet;
-    rest_count += is_at_home(packet, steady, tables, now_s, sums) ? 0 : 1;
-  });
+  const auto first_pass = [&](auto&& is_at_home) {
+    batch.each_live([&](Packet& packet) {
+      if (packet.service != steady.service) [[unlikely]]
+        steady = Steady(packet.service, tables.service(packet.service), now_s);
+      rest[rest_count] = &packet;
+      rest_count += is_at_home(packet) ? 0 : 1;
+    });
+  };
+  if (many_unknown_) [[unlikely]] {
+    first_pass([&](Packet& packet) { return is_at_home_in_flood(packet, steady, tables, now_s, sums); });
+  } else {
+    first_pass([&](Packet& packet) { return is_at_home(packet, steady, tables, now_s, sums); });
+  }
+  many_unknown_ = rest_count > batch.count / 8;
   if (rest_count != 0) track_rest({rest, rest_count}, tables, now_s, sums);
   if (sums.any()) add(sums);
 }

@@ -51,6 +51,9 @@ class Tracker {
   struct Steady;
 
   bool is_at_home(Packet& packet, const Steady& steady, const TablesView& tables, uint32_t now_s, Sums& sums);
+  bool is_at_home_in_flood(Packet& packet, const Steady& steady, const TablesView& tables, uint32_t now_s,
+                           Sums& sums);
+  bool follow_home(Packet& packet, const TablesView& tables, uint32_t now_s, Sums& sums);
   void track_rest(std::span<Packet* const> rest, const TablesView& tables, uint32_t now_s, Sums& sums);
 
   static Found look(const Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s);
@@ -64,6 +67,7 @@ class Tracker {
 
   FlowTable& flows_;
   WorkerStats& stats_;
+  bool many_unknown_ = false;  // of the last batch's packets; only how to look depends on it
 };
 
 }  // namespace sluice

@@ -86,6 +86,16 @@ constexpr uint64_t other_bucket_distance(uint32_t tag_low, uint64_t bucket_mask)
 // Each as a plain loop, and with SSE2 (part of every x86-64) in a few instructions; tests hold them equal.
 
 namespace portable {
+// By tag alone: also places that were free since. For the packet path, which looks at the state by itself: a
+// wide load of what was just written in a narrow store would wait for it.
+inline uint32_t matching_tags(const FlowBucket& bucket, uint64_t hash) {
+  const auto low = static_cast<uint32_t>(hash >> kTagShift);
+  const auto high = static_cast<uint16_t>(hash >> 48);
+  uint32_t mask = 0;
+  for (uint32_t i = 0; i < kBucketFlows; i++)
+    mask |= static_cast<uint32_t>((bucket.tag_low[i] == low) & (bucket.tag_high[i] == high)) << i;
+  return mask;
+}
 inline uint32_t matching_flows(const FlowBucket& bucket, uint64_t hash) {
   const auto low = static_cast<uint32_t>(hash >> kTagShift);
   const auto high = static_cast<uint16_t>(hash >> 48);
@@ -126,15 +136,19 @@ inline __m128i load(const void* at) {
 // The loads of 16 bytes go beyond six flows, but never beyond the bucket.
 static_assert(offsetof(FlowBucket, state_time) + 16 == sizeof(FlowBucket));
 
-inline uint32_t matching_flows(const FlowBucket& bucket, uint64_t hash) {
+inline __m128i tag_matches(const FlowBucket& bucket, uint64_t hash) {
   const __m128i low = _mm_set1_epi32(static_cast<int>(hash >> kTagShift));
   const __m128i high = _mm_set1_epi16(static_cast<short>(hash >> 48));
   const __m128i low_0_to_3 = _mm_cmpeq_epi32(load(&bucket.tag_low[0]), low);
   const __m128i low_4_to_5 = _mm_cmpeq_epi32(load(&bucket.tag_low[4]), low);
-  const __m128i matches =
-      _mm_and_si128(_mm_packs_epi32(low_0_to_3, low_4_to_5), _mm_cmpeq_epi16(load(bucket.tag_high), high));
+  return _mm_and_si128(_mm_packs_epi32(low_0_to_3, low_4_to_5), _mm_cmpeq_epi16(load(bucket.tag_high), high));
+}
+inline uint32_t matching_tags(const FlowBucket& bucket, uint64_t hash) {
+  return bits(tag_matches(bucket, hash));
+}
+inline uint32_t matching_flows(const FlowBucket& bucket, uint64_t hash) {
   const __m128i free = _mm_cmpeq_epi16(load(bucket.state_time), _mm_setzero_si128());
-  return bits(_mm_andnot_si128(free, matches));
+  return bits(_mm_andnot_si128(free, tag_matches(bucket, hash)));
 }
 inline uint32_t free_places(const FlowBucket& bucket) {
   return bits(_mm_cmpeq_epi16(load(bucket.state_time), _mm_setzero_si128()));
@@ -146,9 +160,9 @@ inline uint32_t unconfirmed_flows(const FlowBucket& bucket) {
   return bits(_mm_cmpgt_epi16(load(bucket.state_time), _mm_set1_epi16(kTimeMask)));
 }
 }  // namespace sse2
-using sse2::free_places, sse2::matching_flows, sse2::unconfirmed_flows;
+using sse2::free_places, sse2::matching_flows, sse2::matching_tags, sse2::unconfirmed_flows;
 #else
-using portable::free_places, portable::matching_flows, portable::unconfirmed_flows;
+using portable::free_places, portable::matching_flows, portable::matching_tags, portable::unconfirmed_flows;
 #endif
 
 // ---- One flow of a bucket

@@ -99,6 +99,7 @@ RC_GTEST_PROP(FlowTableProperty, vector_and_plain_masks_agree, ()) {
     for (const uint64_t high : {0u, 1u, 0x8000u, 0xffffu}) {
       const uint64_t hash = high << 48 | low << kTagShift | 5;
       RC_ASSERT(matching_flows(bucket, hash) == portable::matching_flows(bucket, hash));
+      RC_ASSERT(matching_tags(bucket, hash) == portable::matching_tags(bucket, hash));
     }
   }
   RC_ASSERT(free_places(bucket) == portable::free_places(bucket));
