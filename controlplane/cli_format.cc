@@ -222,9 +222,13 @@ std::string format_dataplane(const json& response, bool all) {
                                 : fault + "\n");
   }
   if (running) {
-    out += fmt::format("sluice-dataplane {} pid {}, up {}, start number {}\n\n",
-                       text_of(dataplane, "version"), dataplane.at("pid").get<int>(),
-                       duration(dataplane.at("uptime_s")), dataplane.at("starts").get<uint64_t>());
+    out += fmt::format(
+        "sluice-dataplane {} pid {}, up {}, start number {}\n"
+        "  flow tables    {} flows a worker, {:.0f} MiB in pages of {} KiB\n\n",
+        text_of(dataplane, "version"), dataplane.at("pid").get<int>(), duration(dataplane.at("uptime_s")),
+        dataplane.at("starts").get<uint64_t>(), dataplane.at("flows_max_per_worker").get<uint64_t>(),
+        dataplane.at("flows_bytes").get<double>() / (1 << 20),
+        dataplane.at("flows_page_bytes").get<uint64_t>() / 1024);
   } else {
     out += fmt::format("no data plane is running; the last was sluice-dataplane {}, start number {}\n\n",
                        text_of(dataplane, "version"), dataplane.at("starts").get<uint64_t>());

@@ -123,6 +123,8 @@ json report_dataplane(const Daemon& daemon) {
                     {"starts", view.starts()},
                     {"uptime_s", view.is_running() ? seconds_since(header.started_ns) : 0.0},
                     {"flows_max_per_worker", header.flows_max},
+                    {"flows_bytes", header.flows_bytes},
+                    {"flows_page_bytes", header.flows_page_bytes},
                     {"ports", report_ports(header)}});
   const uint64_t incarnation = daemon.publisher().header().incarnation;
   Sum sum;

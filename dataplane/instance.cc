@@ -199,6 +199,7 @@ void Instance::announce(const std::vector<PortInfo>& ports, const Options& optio
   header.tsc_hz = tsc_hz;
   header.flows_max = options.flows_max;
   header.flows_bytes = flows_.size();
+  header.flows_page_bytes = flows_.page_bytes();
   std::snprintf(header.version, sizeof header.version, "%s", SLUICE_VERSION);
   // Release: all of the above is seen by whoever sees the new number (sluiced's load-acquire).
   header.starts.fetch_add(1, std::memory_order_release);

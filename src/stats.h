@@ -127,8 +127,9 @@ struct StatsHeader {
   uint32_t ports_count;
   uint64_t started_ns;  // CLOCK_MONOTONIC
   uint64_t tsc_hz;
-  uint64_t flows_max;  // per worker
-  uint64_t flows_bytes;
+  uint64_t flows_max;         // per worker
+  uint64_t flows_bytes;       // of all workers' flow tables,
+  uint64_t flows_page_bytes;  //   in pages of this size (Segment::page_bytes)
   char version[32];
   PortInfo ports[limits::kPortsMax];
   // Counted by the ports, by their own counters, since the start; the main thread copies them once a second.
@@ -147,11 +148,11 @@ struct StatsSegment {
 inline constexpr SegmentKind kStatsSegment = {
     "stats", "sluice-dataplane", 0x2073746174536c53ULL,  // "SlStats "
     layout_hash({sizeof(StatsHeader), offsetof(StatsHeader, starts), offsetof(StatsHeader, ports),
-                 sizeof(PortInfo), offsetof(PortInfo, mac), offsetof(StatsHeader, port_counters),
-                 sizeof(WorkerStats), offsetof(WorkerStats, sequence), offsetof(WorkerStats, packets),
-                 offsetof(WorkerStats, flows), offsetof(WorkerStats, services),
-                 offsetof(WorkerStats, backends), sizeof(ServiceCounters), sizeof(BackendCounters),
-                 kReasonCount, sizeof(FlowCounters)})};
+                 offsetof(StatsHeader, flows_page_bytes), sizeof(PortInfo), offsetof(PortInfo, mac),
+                 offsetof(StatsHeader, port_counters), sizeof(WorkerStats), offsetof(WorkerStats, sequence),
+                 offsetof(WorkerStats, packets), offsetof(WorkerStats, flows),
+                 offsetof(WorkerStats, services), offsetof(WorkerStats, backends), sizeof(ServiceCounters),
+                 sizeof(BackendCounters), kReasonCount, sizeof(FlowCounters)})};
 
 // A copy of one worker's packet counters, of one instant. Only a worker killed or preempted in the middle of
 // an update leaves an odd sequence for long: then the copy is what there is, and not `whole` (the next start
