@@ -23,7 +23,7 @@ class Rig {
  public:
   // A table for `flows` flows, all of them tracked and established.
   Rig(const Shape& shape, uint64_t flows)
-      : publisher(Publisher::anonymous()),
+      : publisher(Publisher::anonymous(tables_bytes(shape))),
         stats_memory_(Segment::anonymous(kStatsSegment, sizeof(StatsSegment))),
         bucket_bits_(bucket_bits_for(std::max(flows, limits::kFlowsPerWorkerMin))),
         buckets_(size_t{1} << bucket_bits_),
@@ -84,6 +84,12 @@ class Rig {
   Model model;
 
  private:
+  // Each service's lookup table, and everything else with room to spare.
+  static uint64_t tables_bytes(const Shape& shape) {
+    return (uint64_t{64} << 20) + uint64_t{shape.services} * (limits::kLookupSlotsDefault * 2 + 16'384) * 2 +
+           uint64_t{shape.services} * shape.backends * 1'024;
+  }
+
   static constexpr uint32_t kBuffers = 1024;
   // An mbuf of the default size: not a power of two, or all headers share L1 sets.
   static constexpr uint32_t kBufferBytes = 2368;
