@@ -120,19 +120,18 @@ def main():
     FOLDER.mkdir()
     try:
         make_network()
-        times = sorted(measure(options))
+        times = measure(options)
     finally:
         subprocess.run(["ip", "netns", "del", NETNS], check=False)
         shutil.rmtree(FOLDER, ignore_errors=True)
         shutil.rmtree(pathlib.Path("/sys/fs/bpf/sluice") / str(FOLDER).strip("/").replace("/", "+"), ignore_errors=True)
-    result = {"name": f"acknowledge/{SERVICES}x{BACKENDS}", "changes": len(times), "median_us": statistics.median(times),
-              "p99_us": times[int(len(times) * 0.99)], "max_us": times[-1]}
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps({"times_us": times}))  # in their order
     else:
-        print(f"{result['name']}: CLI command to every worker's acknowledgement, {result['changes']} weight changes: "
-              f"median {result['median_us'] / 1e3:.2f} ms, p99 {result['p99_us'] / 1e3:.2f} ms, "
-              f"worst {result['max_us'] / 1e3:.2f} ms")
+        ordered = sorted(times)
+        print(f"CLI command to every worker's acknowledgement, {SERVICES} services of {BACKENDS} backends, {len(ordered)} weight "
+              f"changes: median {statistics.median(ordered) / 1e3:.2f} ms, p99 {ordered[int(len(ordered) * 0.99)] / 1e3:.2f} ms, "
+              f"worst {ordered[-1] / 1e3:.2f} ms")
 
 
 if __name__ == "__main__":

@@ -1,130 +1,190 @@
 #!/usr/bin/python3
-"""Runs every benchmark and prints one table, in cycles of the time-stamp counter, beside the testpmd floor.
+"""Runs the benchmarks, each beside its floor, and prints one table; writes a Markdown report, plots and JSON.
 
-Started by scripts/bench.sh, which builds and sets the machine up.
-
-  perf/report.py BUILD [--json FILE] [--filter REGEX] [--repeat N] [--min-time S] [--floor-seconds N] [--no-huge]
+Started by scripts/bench.sh, which builds and sets the machine up; docs/performance.md says how to read what it prints.
+The modules are in perf/bench: catalogue (what there is), runner and whole (how it is run), rows (what comes of it), must_hold,
+text, markdown, plots. One that fails is named, and the others are reported; the exit status is 1 then.
 """
 
 import argparse
 import json
 import os
-import pathlib
-import subprocess
+import re
 import sys
+import time
+from pathlib import Path
 
-HERE = pathlib.Path(__file__).resolve().parent
-BENCHMARKS = ["pipeline", "hash", "maglev", "publish"]
-PER_PACKET = ("pipeline/", "flow_hash/", "lookup_slot", "checksum/")  # the others are per table or change
+from bench import machine, markdown, must_hold, rows as row_maker, text, whole
+from bench.catalogue import PROGRAMS, RANDOM_LINE, TESTPMD_FLOOR, Catalogue, NoSuchBenchmark, Process
+from bench.runner import CPUS, Executables, RunError
+from bench.usage import Usage
+
+HUGEPAGE_BYTES = 2 << 20
+HUGEPAGES_BASE = 128  # what DPDK and the packet buffers of the programs take
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("build", type=pathlib.Path, help="build folder")
-    parser.add_argument("--json", metavar="FILE", help="write the rows: name, cycles, ns, per_second, floor_cycles, ratio")
-    parser.add_argument("--programs", metavar="BUILD", type=pathlib.Path,
-                        help="build folder of the programs: also measure from a command to its acknowledgement")
-    parser.add_argument("--filter", default=".", help="only benchmarks that match this regular expression")
-    parser.add_argument("--repeat", type=int, default=5, help="runs of each; the median counts")
-    parser.add_argument("--min-time", type=float, default=0.2, help="seconds of each run at least")
-    parser.add_argument("--floor-seconds", type=int, default=5, help="how long testpmd runs; 0: without the floor")
-    parser.add_argument("--no-huge", action="store_true", help="testpmd without hugepages (slower)")
-    return parser.parse_args()
+    parser = argparse.ArgumentParser(prog="bench.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("build", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="some minutes: nothing above 10 million flows, shorter runs")
+    parser.add_argument("--only", metavar="PATTERN",
+                        help="only benchmarks whose names match this regular expression, and what they are compared with")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write {machine, results}")
+    parser.add_argument("--list", action="store_true", help="print the names, and end")
+    parser.add_argument("--hugepages", action="store_true", help=argparse.SUPPRESS)  # print how many of 2 MiB are needed
+    parser.add_argument("--output", metavar="FOLDER", type=Path, help="of report.md and plots (default: BUILD/perf)")
+    parser.add_argument("--no-huge", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.build = options.build.resolve()
+    options.output = options.output or options.build / "perf"
+    try:
+        re.compile(options.only or "")
+    except re.error as error:
+        parser.error(f"--only: '{options.only}' is no regular expression: {error}")
+    return options
 
 
-def run_benchmark(options, name):
-    """(tsc_hz, rows) of one executable; a row is the median of its repetitions."""
-    command = [
-        options.build / "perf" / f"{name}_bench",
-        f"--benchmark_filter={options.filter}",
-        f"--benchmark_repetitions={options.repeat}",
-        f"--benchmark_min_time={options.min_time}",
-        "--benchmark_report_aggregates_only=true",
-        "--benchmark_format=json",
-    ]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"error: {name}_bench ended with status {done.returncode}\n{done.stderr}")
-    if not done.stdout.strip():
-        return None, []  # the filter leaves none
-    result = json.loads(done.stdout)
-    rows = [row for row in result["benchmarks"] if row.get("aggregate_name", "median") == "median"]
-    return float(result["context"]["tsc_hz"]), rows
+def make_catalogue(executables):
+    names = {program: executables.names(program) for program in PROGRAMS}
+    return Catalogue({**names, "testpmd": [TESTPMD_FLOOR], "acknowledge": [whole.ACKNOWLEDGE],
+                      "pktgen": whole.pktgen_names()})
 
 
-def run_floor(options, tsc_hz):
-    command = [HERE / "testpmd_floor.py", "--json", "--tsc-hz", str(tsc_hz), "--seconds", str(options.floor_seconds)]
-    command += ["--no-huge"] if options.no_huge else []
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    return json.loads(done.stdout) if done.returncode == 0 else None
+def say(what):
+    print(what, file=sys.stderr, flush=True)
 
 
-def run_acknowledge(options, tsc_hz):
-    """A row: from a CLI command to the workers' acknowledgement, with the real processes."""
-    command = [HERE / "acknowledge.py", options.programs, "--json"] + (["--no-huge"] if options.no_huge else [])
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"error: acknowledge.py ended with status {done.returncode}")
-    result = json.loads(done.stdout)
-    seconds = result["median_us"] / 1e6
-    return {"name": result["name"], "cycles": seconds * tsc_hz, "ns": seconds * 1e9, "per_second": 1 / seconds,
-            "floor_cycles": None, "ratio": None, "p99_ns": result["p99_us"] * 1e3, "worst_ns": result["max_us"] * 1e3}
+class Run:
+    """One run: rows as they come, and what failed."""
+
+    def __init__(self, options, executables, tsc_hz):
+        self.options, self.executables, self.tsc_hz = options, executables, tsc_hz
+        self.rows, self.failures = [], []
+
+    def all(self, catalogue, names):
+        processes = catalogue.processes(names)
+        for number, process in enumerate(processes, 1):
+            say(f"  {number:2}/{len(processes)}  {process.names[0]}"
+                + (f" and {len(process.names) - 1} more" if len(process.names) > 1 else ""))
+            if process.program == "pktgen":
+                self._pktgen(process.names)
+            elif needed := self._too_large(process):
+                self._fail(process.names, f"the tables need {text.binary(needed)}, and this machine has less")
+            else:
+                self._process(process)
+
+    def _process(self, process):
+        usage = Usage()
+        try:
+            samples = self._samples(process)
+        except RunError as error:
+            # DPDK's table takes four times as much as ours, and may be all there is no room for.
+            ours = [name for name in process.names if not name.startswith("rte_hash/")]
+            self._fail([name for name in process.names if name not in ours] if ours else process.names, str(error))
+            if ours and ours != process.names:
+                self._process(Process(process.program, process.key, ours, process.interleave))
+            elif ours:
+                self.failures[-1]["names"] = ours
+            return
+        others = usage.others()[0]
+        for name, sample in samples.items():
+            self.rows.append({**row_maker.make_row(name, sample, self.tsc_hz), "others_cpus": others})
+
+    def _samples(self, process):
+        quick, no_huge = self.options.quick, self.options.no_huge
+        if process.program == "testpmd":
+            return whole.testpmd_floor(self.tsc_hz, quick, no_huge)
+        if process.program == "acknowledge":
+            return whole.acknowledge(self.options.build, self.tsc_hz, quick, no_huge)
+        return self.executables.run_process(process)
+
+    def _pktgen(self, names):
+        for traffic, modes, flows in whole.pktgen_runs(names):
+            say(f"         {traffic.forward} {traffic.name or '64 bytes'}: {', '.join(modes)}, "
+                f"{', '.join(map(str, flows))} flows")
+            usage = Usage()
+            try:
+                rows, wrong = whole.pktgen(self.options.build, traffic, modes, flows, self.options.quick, self.options.no_huge)
+            except RunError as error:
+                self._fail([name for name in traffic.names() if name in names], str(error))
+                continue
+            others = usage.others()[0]
+            have = {row["name"] for row in self.rows}
+            self.rows += [{**row, "others_cpus": others} for row in rows if row["name"] not in have]
+            for line in wrong:
+                self._fail([f"pktgen/{traffic.forward}"], line)
+
+    @staticmethod
+    def _too_large(process):
+        """Bytes that it needs, if there are not as many; hugepages that are reserved and free count as well."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file if line.endswith("kB\n")}
+            file.seek(0)
+            free = next((int(line.split()[1]) for line in file if line.startswith("HugePages_Free")), 0)
+        there = fields.get("MemAvailable", page) + free * HUGEPAGE_BYTES
+        return process.hugepage_bytes if process.hugepage_bytes > 0.9 * there else 0
+
+    def _fail(self, names, why):
+        if names:
+            say(f"FAILED: {', '.join(names)}: {why}")
+            self.failures.append({"names": list(names), "why": why})
 
 
-def to_row(benchmark, tsc_hz, floor):
-    cycles = benchmark["cycles"]
-    per_packet = benchmark["run_name"].startswith(PER_PACKET)
-    beside = floor["cycles"] if floor and per_packet else None
-    return {
-        "name": benchmark["run_name"],
-        "cycles": cycles,
-        "ns": cycles / tsc_hz * 1e9,
-        "per_second": tsc_hz / cycles,
-        "floor_cycles": beside,
-        "ratio": cycles / beside if beside else None,
-    }
+def write(options, described, rows, verdicts):
+    from bench import plots  # here: the tests do without matplotlib
+    options.output.mkdir(parents=True, exist_ok=True)
+    drawn = plots.draw(rows, options.output / "performance")
+    report = markdown.render(described, rows, verdicts, [(f"performance/{name}", title) for name, title in drawn])
+    (options.output / "report.md").write_text(report)
+    result = json.dumps({"machine": described, "results": rows}, indent=1) + "\n"
+    for path in filter(None, (options.output / "results.json", options.json)):
+        path.write_text(result)
+    print(f"\n{options.output}/report.md, results.json and performance/: {len(drawn)} plots")
 
 
-def short(number):
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.2f} {unit}"
-    return f"{number:.1f} "
-
-
-def print_table(rows, floor):
-    widths = max(len(row["name"]) for row in rows)
-    print(f"{'':{widths}}  {'cycles':>10}  {'ns':>10}  {'per second':>10}  {'x floor':>7}")
-    for row in rows:
-        ratio = f"{row['ratio']:.2f}" if row["ratio"] else ""
-        figures = f"{short(row['cycles']):>10}  {short(row['ns']):>10}  {short(row['per_second']):>10}"
-        tail = f"  p99 {short(row['p99_ns'])}, worst {short(row['worst_ns'])}" if "p99_ns" in row else ""
-        print(f"{row['name']:{widths}}  {figures}  {ratio:>7}{tail}")
-    if floor:
-        print(f"\nfloor: {floor['name']}, {floor['cycles']:.1f} cycles a packet")
-    load = os.getloadavg()[0]
-    if load > 1.5:
-        print(f"The load average is {load:.1f}: others use this machine, and the figures are too high.", file=sys.stderr)
+def print_all(described, rows, verdicts):
+    print(text.table(rows))
+    print("\n" + "\n".join(f"{what + ':':<14}{value}" for what, value in text.machine(described)))
+    if verdicts:
+        print("\nMust hold:\n" + text.must_hold(verdicts))
+    for warning in described["warnings"]:
+        print(f"\nWARNING: {warning}")
+    for failure in described["failures"]:
+        print(f"\nFAILED: {', '.join(failure['names'])}: {failure['why']}")
 
 
 def main():
     options = arguments()
-    results = [run_benchmark(options, name) for name in BENCHMARKS]
-    results = [(tsc_hz, rows) for tsc_hz, rows in results if rows]
-    if not results:
-        sys.exit(f"error: no benchmark matches '{options.filter}'")
-    tsc_hz = results[0][0]
-    floor = run_floor(options, tsc_hz) if options.floor_seconds > 0 else None
-    rows = [to_row(benchmark, tsc_hz, floor) for _, benchmarks in results for benchmark in benchmarks]
-    if options.programs:
-        rows.append(run_acknowledge(options, tsc_hz))
-    if floor:
-        own = {"ns": floor["cycles"] / tsc_hz * 1e9, "floor_cycles": floor["cycles"], "ratio": 1.0}
-        rows.insert(0, {**floor, **own})
-    print_table(rows, floor)
-    if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(rows, indent=2) + "\n")
+    executables = Executables(options.build, options.quick, options.no_huge)
+    try:
+        catalogue = make_catalogue(executables)
+        names = catalogue.choose(options.only, options.quick)
+        if options.list:
+            print("\n".join(names if options.only or options.quick else catalogue.names))
+            return 0
+        if options.hugepages:
+            largest = max(process.hugepage_bytes for process in catalogue.processes(names))
+            print(HUGEPAGES_BASE + largest // HUGEPAGE_BYTES)
+            return 0
+        tsc_hz = executables.tsc_hz()
+    except (NoSuchBenchmark, RunError) as error:
+        sys.exit(f"error: {error}")
+    # The last CPU is the benchmarks' own.
+    os.sched_setaffinity(0, CPUS[:1])
+    described = machine.describe(options.build, tsc_hz, options.quick)
+    usage, started = Usage(), time.monotonic()
+    run = Run(options, executables, tsc_hz)
+    run.all(catalogue, names)
+    order = {name: position for position, name in enumerate(catalogue.names)}
+    rows = sorted(row_maker.compare(run.rows, catalogue), key=lambda row: order.get(row["name"], len(order)))
+    machine.finish(described, rows, usage, run.failures, time.monotonic() - started)
+    verdicts = must_hold.judge(rows)
+    if rows:
+        print_all(described, rows, verdicts)
+        write(options, described, rows, verdicts)
+    return 1 if run.failures else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

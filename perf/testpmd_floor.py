@@ -4,7 +4,7 @@
 testpmd in macswap mode does the least a forwarder can do: receive, touch the header, send. net_null receives and sends
 without a wire. What the balancer's pipeline costs (perf/pipeline_bench.cc) comes on top of this. Needs root.
 
-  perf/testpmd_floor.py --tsc-hz N [--seconds N] [--no-huge] [--json]
+  perf/testpmd_floor.py --tsc-hz N [--repeats N] [--seconds N] [--no-huge] [--json]
 """
 
 import argparse
@@ -26,7 +26,8 @@ MBUFS = 16384  # some of each port's rings and cache; 36 MiB
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tsc-hz", type=float, required=True, help="frequency of the time-stamp counter")
-    parser.add_argument("--seconds", type=int, default=5, help="how long to measure, after one to warm up")
+    parser.add_argument("--repeats", type=int, default=5, help="the median counts")
+    parser.add_argument("--seconds", type=int, default=1, help="of each repeat; one before them is to warm up")
     parser.add_argument("--no-huge", action="store_true", help="without hugepages (slower)")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     return parser.parse_args()
@@ -58,7 +59,7 @@ def packets_per_second(lines):
 
 
 def measure(seconds, no_huge):
-    """Packets a second: the median of `seconds` seconds, the first one left out."""
+    """Packets of each of `seconds` seconds, the first one left out."""
     with tempfile.TemporaryDirectory(prefix="sluice-floor-") as folder:
         testpmd = subprocess.Popen(
             command(no_huge, folder),
@@ -83,7 +84,7 @@ def measure(seconds, no_huge):
     # The first figure is of before the start, the second one of warming up.
     if len(rates) < seconds + 2:
         sys.exit("error: testpmd ended early; its last words:\n" + "".join(printed[-5:]) + "  try: " + remedy(no_huge))
-    return statistics.median(rates[2:])
+    return rates[2:]
 
 
 def remedy(no_huge):
@@ -94,9 +95,16 @@ def main():
     options = arguments()
     if shutil.which("dpdk-testpmd") is None:
         sys.exit("error: dpdk-testpmd is missing\n  try: apt-get install dpdk-dev")
-    rate = measure(options.seconds, options.no_huge)
-    floor = {"name": "testpmd macswap, two net_null ports", "per_second": rate, "cycles": options.tsc_hz / rate}
-    print(json.dumps(floor) if options.json else f"{rate / 1e6:.1f} Mpps, {floor['cycles']:.1f} cycles a packet")
+    rates = measure(options.repeats * options.seconds, options.no_huge)
+    # Seconds of one repeat together.
+    cycles = [options.tsc_hz * options.seconds / sum(rates[first:first + options.seconds])
+              for first in range(0, len(rates), options.seconds)]
+    if options.json:
+        print(json.dumps({"cycles": cycles}))
+    else:
+        middle = statistics.median(cycles)
+        print(f"{options.tsc_hz / middle / 1e6:.1f} Mpps, {middle:.1f} cycles a packet, "
+              f"spread {100 * (max(cycles) - min(cycles)) / middle:.1f} %")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ SLUICE_STATE=$SLUICE_STATES/$$
 HUGEPAGES_FILE=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 FREE_HUGEPAGES_FILE=/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages
 # One worker with its flow table, packet buffers and what DPDK keeps for itself.
-HUGEPAGES_WANTED=128
+HUGEPAGES_LEAST=128
+HUGEPAGES_WANTED=$HUGEPAGES_LEAST  # more: for larger tables, which can do without
 
 BUILD_PACKAGES="bpftool clang-14 g++ libbenchmark-dev libboost1.81-dev libbpf-dev libclang-rt-14-dev libcli11-dev
   libdpdk-dev libfmt-dev libgtest-dev libnl-3-dev libnl-route-3-dev librapidcheck-dev libspdlog-dev
@@ -112,8 +113,10 @@ ensure_hugepages() {
   free=$(cat "$FREE_HUGEPAGES_FILE" 2>/dev/null || echo 0)
   if [ "$free" -ge "$HUGEPAGES_WANTED" ]; then
     step "hugepages: $free of 2 MiB are free"
+  elif [ "$free" -ge "$HUGEPAGES_LEAST" ]; then
+    step "hugepages: only $free of $HUGEPAGES_WANTED could be had; tables that do not fit lie in transparent ones"
   else
-    step "hugepages: only $free of $HUGEPAGES_WANTED could be had; going on with --no-huge (slower)"
+    step "hugepages: only $free of $HUGEPAGES_LEAST could be had; going on with --no-huge (slower)"
     SLUICE_NO_HUGE=1
   fi
 }
