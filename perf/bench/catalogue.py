@@ -115,18 +115,18 @@ class Catalogue:
         found = {}
         for name in names:
             program = self.program_of[name]
-            key = self._process_key(program, name)
+            key = self._process_key(program, name, names)
             process = found.setdefault((program, key), Process(program, key))
             process.names.append(name)
             process.interleave = program == "flow_table" or "config_change" in key
             process.hugepage_bytes = self._hugepage_bytes(process)
         return list(found.values())
 
-    def _process_key(self, program, name):
+    def _process_key(self, program, name, chosen):
         if program == "flow_table":
             if name.startswith(RANDOM_LINE):
-                # With the largest table that takes as many bytes.
-                sizes = [size_of(other) for other in self.names if re.match(r"(flow_table|rte_hash)/lookup/", other)]
+                # With a table that takes as many bytes.
+                sizes = [size_of(other) for other in chosen if re.match(r"(flow_table|rte_hash)/lookup/", other)]
                 return str(max((n for n in sizes if self.line_bytes_of(n) == size_of(name)), default=name))
             return str(size_of(name))
         if program == "pipeline":

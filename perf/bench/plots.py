@@ -59,7 +59,7 @@ def _floor(axes, rows):
 def cost_by_flows(rows):
     figure, (axes,) = _axes()
     drawn = [Points(rows, rf"pipeline/ipip/{kind}/(\d+)").draw(axes, label)
-             for kind, label in (("hit", "uniform"), ("zipf", "Zipf (1.0)"), ("new_flows", "new flows only"))]
+             for kind, label in (("hit", "uniform"), ("zipf", "Zipf (1.0)"))]
     _floor(axes, rows)
     _finish(axes, "flows", "TSC cycles a packet")
     return figure if any(drawn) else None
