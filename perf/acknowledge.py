@@ -129,9 +129,9 @@ def main():
         print(json.dumps({"times_us": times}))  # in their order
     else:
         ordered = sorted(times)
-        print(f"CLI command to every worker's acknowledgement, {SERVICES} services of {BACKENDS} backends, {len(ordered)} weight "
-              f"changes: median {statistics.median(ordered) / 1e3:.2f} ms, p99 {ordered[int(len(ordered) * 0.99)] / 1e3:.2f} ms, "
-              f"worst {ordered[-1] / 1e3:.2f} ms")
+        print(f"CLI command to every worker's acknowledgement, {SERVICES} services of {BACKENDS} backends, {len(ordered)} "
+              f"weight changes: median {statistics.median(ordered) / 1e3:.2f} ms, "
+              f"p99 {ordered[int(len(ordered) * 0.99)] / 1e3:.2f} ms, worst {ordered[-1] / 1e3:.2f} ms")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 """Runs the benchmarks, each beside its floor, and prints one table; writes a Markdown report, plots and JSON.
 
 Started by scripts/bench.sh, which builds and sets the machine up; docs/performance.md says how to read what it prints.
-The modules are in perf/bench: catalogue (what there is), runner and whole (how it is run), rows (what comes of it), must_hold,
-text, markdown, plots. One that fails is named, and the others are reported; the exit status is 1 then.
+The modules are in perf/bench: catalogue (what there is), runner and whole (how it is run), rows (what comes of it),
+must_hold, text, markdown, plots. One that fails is named, and the others are reported; the exit status is 1 then.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from bench import machine, markdown, must_hold, rows as row_maker, text, whole
-from bench.catalogue import PROGRAMS, RANDOM_LINE, TESTPMD_FLOOR, Catalogue, NoSuchBenchmark, Process
+from bench.catalogue import PROGRAMS, TESTPMD_FLOOR, Catalogue, NoSuchBenchmark, Process
 from bench.runner import CPUS, Executables, RunError
 from bench.usage import Usage
 
@@ -24,7 +24,8 @@ HUGEPAGES_BASE = 128  # what DPDK and the packet buffers of the programs take
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="bench.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="bench.sh", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="some minutes: nothing above 10 million flows, shorter runs")
     parser.add_argument("--only", metavar="PATTERN",
@@ -103,7 +104,8 @@ class Run:
                 f"{', '.join(map(str, flows))} flows")
             usage = Usage()
             try:
-                rows, wrong = whole.pktgen(self.options.build, traffic, modes, flows, self.options.quick, self.options.no_huge)
+                rows, wrong = whole.pktgen(self.options.build, traffic, modes, flows, self.options.quick,
+                                           self.options.no_huge)
             except RunError as error:
                 self._fail([name for name in traffic.names() if name in names], str(error))
                 continue

@@ -61,7 +61,8 @@ def _hugepages():
 def describe(build, tsc_hz, quick):
     """Before the run; finish() adds what is known after it."""
     compiler, flags = _compiler(build)
-    return {"cpu": _cpu_model(), "cpus": os.cpu_count(), "caches": _caches(), "virtual_machine": _output("systemd-detect-virt", "--vm"),
+    return {"cpu": _cpu_model(), "cpus": os.cpu_count(), "caches": _caches(),
+            "virtual_machine": _output("systemd-detect-virt", "--vm"),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "kernel": os.uname().release,
             "compiler": compiler, "flags": flags, "tsc_hz": tsc_hz, "page_bytes": os.sysconf("SC_PAGE_SIZE"),
             "hugepages": _hugepages(), "commit": _output("git", "rev-parse", "--short=12", "HEAD"),

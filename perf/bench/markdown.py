@@ -40,7 +40,8 @@ def render(machine, rows, verdicts, plots):
     parts = [f"Measured in {machine['seconds'] / 60:.0f} minutes by `scripts/bench.sh"
              f"{' --quick' if machine['quick'] else ''}` at commit {machine['commit']}."]
     parts += [f"> **Beware:** {warning}." for warning in machine["warnings"]]
-    parts += [f"> **Not measured:** {', '.join(one['names'])}: {' '.join(one['why'].split())}." for one in machine["failures"]]
+    parts += [f"> **Not measured:** {', '.join(one['names'])}: {' '.join(one['why'].split())}."
+              for one in machine["failures"]]
     if verdicts:
         parts.append(must_hold(verdicts))
     parts += [f"![{title}]({path})" for path, title in plots]
