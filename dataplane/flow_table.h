@@ -97,9 +97,9 @@ class FlowTable {
   Inserted insert(const NewFlow& flow, uint32_t now_s, Expired&& expired);
   // The same as far as the home bucket goes: no other line is touched. Nothing placed: ask insert().
   Inserted insert_at_home(const NewFlow& flow, uint32_t now_s);
-  // A moment ago a flow found neither a place nor one to move: a flood, or a table that is too small. Flows
+  // Lately several flows found neither a place nor one to move: a flood, or a table that is too small. Flows
   // that prove nothing (a SYN) should then be content with insert_at_home().
-  bool is_crowded() const { return short_ways_left_ != 0; }
+  bool is_crowded() const { return crowding_ >= kCrowded; }
   void erase(Place place);
 
   // The flow at `place` may be over in `remaining_s` seconds: needed when that is earlier than before.
@@ -168,10 +168,13 @@ class FlowTable {
   std::vector<uint16_t> due_s_;
   bool all_due_ = true;  // due_s_ says nothing yet
   uint64_t sweep_at_ = 0;
-  // Inserts into full home buckets until the table is no longer taken for crowded, unless it is found so
-  // again.
+  // Raised by each insert that failed to move a flow, lowered by each into a full home bucket. A table that
+  // is just full sees one failure in thousands; after eight in a row it is crowded, and stays so for the next
+  // kShortWays, when a single failure makes it crowded again.
+  static constexpr uint32_t kFailure = 64;
+  static constexpr uint32_t kCrowded = 512;
   static constexpr uint32_t kShortWays = 1023;
-  uint32_t short_ways_left_ = 0;
+  uint32_t crowding_ = 0;
 };
 
 inline FlowTable::Inserted FlowTable::insert_at_home(const NewFlow& flow, uint32_t now_s) {
@@ -179,8 +182,8 @@ inline FlowTable::Inserted FlowTable::insert_at_home(const NewFlow& flow, uint32
   if (const uint32_t free = free_places(home); free != 0) {
     return {.place = take(home, static_cast<uint32_t>(std::countr_zero(free)), flow, now_s, false)};
   }
+  crowding_ -= crowding_ != 0 ? 1 : 0;
   if (!is_crowded()) return {};
-  short_ways_left_--;
   const uint32_t candidates = unconfirmed_flows(home) & ~away_flows(home);
   if (candidates == 0) return {};
   // Any of them: in a flood all are of the same second. Which, some bits of the hash say that nothing else
@@ -202,7 +205,7 @@ FlowTable::Inserted FlowTable::insert(const NewFlow& flow, uint32_t now_s, Expir
   }
   if (!is_crowded()) {
     if (const Place place = move_and_take(home_at, flow, now_s)) return {.place = place};
-    short_ways_left_ = kShortWays;
+    crowding_ = crowding_ + kFailure < kCrowded ? crowding_ + kFailure : kCrowded + kShortWays;
   }
   for (FlowBucket* bucket : {&home, &other}) {
     if (const int slot = weakest(*bucket, now_s); slot >= 0) {

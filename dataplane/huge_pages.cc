@@ -45,9 +45,12 @@ std::optional<HugePlace> find_huge_place(uint64_t bytes) {
 }
 
 std::string huge_pages_remedy(uint64_t bytes) {
+  std::ifstream file("/proc/sys/vm/nr_hugepages");
+  uint64_t reserved = 0;
+  file >> reserved;
   const uint64_t pages = (bytes + kUsualPageBytes - 1) / kUsualPageBytes;
-  return "mount -t hugetlbfs none /dev/hugepages (if it is not); echo " + std::to_string(pages) +
-         " more than now into /proc/sys/vm/nr_hugepages";
+  return "mount -t hugetlbfs none /dev/hugepages; sysctl -w vm.nr_hugepages=" +
+         std::to_string(reserved + pages);
 }
 
 }  // namespace sluice

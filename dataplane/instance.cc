@@ -104,13 +104,12 @@ void Instance::tell_memory(const Options& options) const {
                                                             : "plain pages";
   char line[160];
   std::snprintf(line, sizeof line, "%u x %llu flows take %.0f MiB, in %s", options.workers,
-                static_cast<unsigned long long>(options.flows_max),
+                static_cast<unsigned long long>(flows_capacity(bucket_bits_for(options.flows_max))),
                 static_cast<double>(flows_.size()) / (1 << 20), pages);
   tell(line);
-  if (page_bytes < kTransparentPageBytes) {
-    tell("lookups in big tables are slower so\n  try: " + huge_pages_remedy(flows_.size()) + ", rm " +
-         directory_ + "/" + kFlowsSegment.file + ", and start again");
-  }
+  if (page_bytes < kTransparentPageBytes && !options.no_huge)
+    tell("lookups in big tables are slower so\n  try: " + huge_pages_remedy(flows_.size()) + "; then rm " +
+         directory_ + "/" + kFlowsSegment.file + " and start again");
 }
 
 void Instance::forget_flows() {
@@ -197,7 +196,7 @@ void Instance::announce(const std::vector<PortInfo>& ports, const Options& optio
     header.ports[i] = ports[i];
   header.started_ns = monotonic_ns();
   header.tsc_hz = tsc_hz;
-  header.flows_max = options.flows_max;
+  header.flows_max = flows_capacity(bucket_bits());
   header.flows_bytes = flows_.size();
   header.flows_page_bytes = flows_.page_bytes();
   std::snprintf(header.version, sizeof header.version, "%s", SLUICE_VERSION);

@@ -70,7 +70,8 @@ Options parse_options(int argc, char** argv) {
   app.add_option("--cores", options.cores,
                  "the workers' CPUs, e.g. 2,3; default: the highest this process may use")
       ->delimiter(',');
-  app.add_option("--flows-max", options.flows_max, "flows that one worker tracks, 16 bytes each")
+  app.add_option("--flows-max", options.flows_max,
+                 "flows that one worker tracks; 16 bytes each, rounded up to a power of two")
       ->check(CLI::Range(limits::kFlowsPerWorkerMin, limits::kFlowsPerWorkerMax))
       ->capture_default_str();
   app.add_option(

@@ -26,10 +26,11 @@ void Pipeline::process(Batch& batch, const TablesView& tables, uint32_t now_s) {
   rewriter_.rewrite(batch, now_s);
 }
 
-void Pipeline::age(const TablesView& tables, uint32_t now_s, uint64_t tsc) {
-  if (tsc < next_sweep_tsc_) return;
+bool Pipeline::age(const TablesView& tables, uint32_t now_s, uint64_t tsc) {
+  if (tsc < next_sweep_tsc_) return false;
   const uint64_t passed = tracker_.sweep(kSweepGroups, kSweepScans, tables, now_s);
   next_sweep_tsc_ = std::max(next_sweep_tsc_ + passed * tsc_hz_ / flows_.groups(), tsc - tsc_hz_);
+  return next_sweep_tsc_ < tsc;
 }
 
 namespace {

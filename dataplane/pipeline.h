@@ -29,8 +29,9 @@ class Pipeline {
   void process(Batch& batch, const TablesView& tables, uint32_t now_s);
   // Adds the batch to the counters: the only place that counts packets.
   void account(const Batch& batch);
-  // Ageing at the pace of one round of the flow table a second, a bounded piece of it each time.
-  void age(const TablesView& tables, uint32_t now_s, uint64_t tsc);
+  // Ageing at the pace of one round of the flow table a second, a bounded piece of it each time. True: it is
+  // behind that pace, and should be called again soon.
+  bool age(const TablesView& tables, uint32_t now_s, uint64_t tsc);
 
   Tracker& tracker() { return tracker_; }
 

@@ -100,10 +100,20 @@ void Replay::add(uint64_t time_us, const uint8_t* data, uint32_t captured_bytes,
   frame.flow = flow_text(batch_.add(start, bytes, captured_bytes, limits::kHeadroomBytes, 0));
 }
 
+// As a worker's sweep, second by second, would leave the table; a gap longer than any timeout leaves nothing.
+void Replay::go_on_to(uint32_t second) {
+  constexpr uint32_t kNothingRestsS = limits::kIdleTimeoutMax + limits::kSweepPeriodMax;
+  if (now_s_ != 0 && second > now_s_ && second - now_s_ > kNothingRestsS) now_s_ = second - kNothingRestsS;
+  while (second > now_s_) {
+    now_s_ = now_s_ == 0 ? second : std::min(second, now_s_ + FlowTable::kRescanMax);
+    pipeline_.tracker().sweep(flows_.groups(), UINT32_MAX, publisher_.current(), now_s_);
+  }
+}
+
 void Replay::flush(const Done& done) {
   if (batch_.count == 0) return;
   // Captures of several queues are not quite in order; time does not go back.
-  now_s_ = std::max(now_s_, static_cast<uint32_t>(pending_.front().time_us / 1'000'000));
+  go_on_to(static_cast<uint32_t>(pending_.front().time_us / 1'000'000));
   pipeline_.process(batch_, publisher_.current(), now_s_);
   pipeline_.account(batch_);
   for (uint32_t i = 0; i < batch_.count; i++) {

@@ -45,6 +45,7 @@ class Replay {
   };
   using Done = std::function<void(const Frame&)>;
   void add(uint64_t time_us, const uint8_t* data, uint32_t captured_bytes, uint32_t bytes, const Done& done);
+  void go_on_to(uint32_t second);
   void flush(const Done& done);
 
   // "forward web/b2 10.0.1.12 (new flow)", "drop truncated: ...": for people.

@@ -137,7 +137,8 @@ void announce_start(const std::vector<PortInfo>& ports, const Options& options, 
     cpus += (cpus.empty() ? "" : ",") + std::to_string(core);
   std::fprintf(
       stderr, "sluice-dataplane: %u worker%s on CPU %s, each for %llu flows; %s\n", options.workers,
-      options.workers == 1 ? "" : "s", cpus.c_str(), static_cast<unsigned long long>(options.flows_max),
+      options.workers == 1 ? "" : "s", cpus.c_str(),
+      static_cast<unsigned long long>(flows_capacity(instance.bucket_bits())),
       instance.tables_base() != nullptr ? "tables found, forwarding" : "no tables yet: waiting for sluiced");
 }
 

@@ -27,7 +27,8 @@ constexpr FlowState next_state(Signal signal, FlowState state) {
     case FlowState::udp:
       return FlowState::udp;
     default:
-      if (signal == ending) return FlowState::closing;
+      // A SYN and a RST prove nothing: so answers a spoofed host, when our backend answers it.
+      if (signal == ending) return state == FlowState::syn ? state : FlowState::closing;
       return signal == syn && state != FlowState::long_lived ? state : FlowState::established;
   }
 }
@@ -53,7 +54,8 @@ Signal signal_of(const Packet& packet) {
 
 FlowState first_state(const Packet& packet) {
   if (packet.protocol == wire::kProtoUdp) return FlowState::udp_new;
-  constexpr FlowState first[] = {FlowState::midstream, FlowState::syn, FlowState::closing};
+  // One packet proves nothing, whatever it says; not even that there was something to end.
+  constexpr FlowState first[] = {FlowState::midstream, FlowState::syn, FlowState::midstream};
   return first[signal_of(packet)];
 }
 

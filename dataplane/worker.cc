@@ -126,13 +126,13 @@ bool Worker::poll(const PortInfo& port, uint16_t port_id, const TablesView& view
   return true;
 }
 
-void Worker::keep_time(uint64_t tsc, const TablesView& view) {
+bool Worker::keep_time(uint64_t tsc, const TablesView& view) {
   if (tsc >= next_second_tsc_) {
     now_s_ = static_cast<uint32_t>(monotonic_ns() / 1'000'000'000);
     next_second_tsc_ = tsc + tsc_hz_ / 4;
     stats_.heartbeat_ns.set(monotonic_ns());
   }
-  if (view) pipeline_.age(view, now_s_, tsc);
+  return view && pipeline_.age(view, now_s_, tsc);
 }
 
 // After some empty looks at the ports: sleeps, each time twice as long, up to the limit. The first packet
@@ -158,12 +158,12 @@ void Worker::run() {
       busy |= poll(ports_[port], port, view);
     if (view) acknowledge(view);
     const uint64_t tsc = rte_rdtsc();
-    keep_time(tsc, view);
+    const bool has_more = keep_time(tsc, view);
     (busy ? stats_.busy_cycles : stats_.idle_cycles).add(tsc - before);
     stats_.loops.add(1);
     before = tsc;
     if (sleep_max_us_ != 0) [[unlikely]]
-      rest(busy);  // the next loop's time, idle or not
+      rest(busy || has_more);  // the next loop's time, idle or not
   }
 }
 

@@ -40,7 +40,7 @@ class Worker {
   void acknowledge(const TablesView& tables);
   bool poll(const PortInfo& port, uint16_t port_id, const TablesView& tables);
   void send(uint16_t in_port);
-  void keep_time(uint64_t tsc, const TablesView& tables);
+  bool keep_time(uint64_t tsc, const TablesView& tables);  // true: there is more to do
   void rest(bool busy);
 
   const uint16_t queue_;

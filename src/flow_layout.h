@@ -75,6 +75,11 @@ constexpr uint32_t bucket_bits_for(uint64_t flows_max) {
   return bits < kBucketBitsMin ? kBucketBitsMin : bits;
 }
 
+// What such a table is made for.
+constexpr uint64_t flows_capacity(uint32_t bucket_bits) {
+  return uint64_t{4} << bucket_bits;
+}
+
 // The distance (XOR) between a flow's home and its other bucket: from the tag, so that either gives the
 // other.
 constexpr uint64_t other_bucket_distance(uint32_t tag_low, uint64_t bucket_mask) {
