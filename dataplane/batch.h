@@ -2,7 +2,7 @@
 //
 // Plain memory: the stages know no mbufs, so tests, fuzzers, benchmarks and sluice-replay run the very same
 // code. The worker fills `data`, `bytes`, `contiguous_bytes`, `headroom_bytes` and `in_port`; the stages fill
-// the rest in the order of the members. A batch belongs to one worker and is used again and again.
+// the rest, as the members' groups say. A batch belongs to one worker and is used again and again.
 #pragma once
 
 #include <cassert>

@@ -5,9 +5,10 @@
 //
 // Cost: a lookup touches one cache line, two where the flow's home bucket has flows in their other bucket;
 // prefetch() early for a whole batch, and prefetch_other() where find_home() left it open. An insert touches
-// at most 2 + 6 lines: home, other, and, when both are full, the other buckets of the home's six flows, to
-// one of which a flow may move. If none can, an unconfirmed flow gives way, the one at rest for longest; else
-// an expired one; and for a while (is_crowded) unconfirmed flows of a full home give way before anything else
+// at most 2 + 6 lines of the table: home, other, and, when both are full, the other buckets of the home's six
+// flows, to one of which a flow may move; besides, its group's second and the home of a flow that gives way.
+// If none can move, an unconfirmed flow gives way: of the home bucket first, there one at home first; else an
+// expired one. While the table is_crowded(), unconfirmed flows of a full home give way before anything else
 // is tried. A confirmed one never does. If nothing helps the flow is not tracked (insert says so).
 //
 // Killed at any instant: an entry's state is written last on insert and first on removal, so what a successor
@@ -62,8 +63,8 @@ class FlowTable {
   void prefetch_other(uint64_t hash) const {
     __builtin_prefetch(&buckets_[other_of(hash & mask_, static_cast<uint32_t>(hash >> kTagShift))], 1, 3);
   }
-  // Only in the home bucket: one cache line. Nothing found: ask find().
   FlowBucket& home_of(uint64_t hash) const { return buckets_[hash & mask_]; }
+  // Only in the home bucket: one cache line. Nothing found: ask find().
   Place find_home(uint64_t hash) const {
     FlowBucket& home = home_of(hash);
     const uint32_t mask = matching_flows(home, hash);

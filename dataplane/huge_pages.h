@@ -15,7 +15,7 @@ struct HugePlace {
 };
 
 // The one with the biggest pages of which enough are free for `bytes`, with at most an eighth lost to
-// rounding up.
+// rounding up: for a table (a power of two and a header) 2 MiB pages from 16 MiB, 1 GiB pages from 8 GiB.
 std::optional<HugePlace> find_huge_place(uint64_t bytes);
 
 // How to get `bytes` of 2 MiB pages, as commands; for messages.

@@ -5,7 +5,7 @@
 //
 // The main thread makes a Worker, starts it with rte_eal_remote_launch and from then on touches nothing in it
 // but `tables` and `stop`. It polls without pause, unless it was told that it may sleep when idle. Times in
-// the loop come from the TSC; CLOCK_MONOTONIC is read (in user space, vDSO) once a second.
+// the loop come from the TSC; CLOCK_MONOTONIC is read (in user space, vDSO) four times a second.
 #pragma once
 
 #include <atomic>

@@ -1,10 +1,11 @@
-// Shared-memory segments: files in the instance's directory (a tmpfs), mapped by both processes.
+// Shared-memory segments: files in the instance's directory (a tmpfs), or on a hugetlbfs with a link there;
+// mapped by both processes.
 //
 // Each segment has one writing process. The writer creates the file, or takes an existing one over with its
 // contents (its predecessor may have been killed at any instant); readers map it read-only. Whoever maps
 // checks the whole header and refuses anything else with an Error that names the remedy. A segment appears
-// under its name only when its header is complete (written to a temporary file, then renamed), so nobody sees
-// half of one.
+// under its name only when its header is complete (the file is renamed to its name then, or the
+// link is), so nobody sees half of one.
 //
 // Contents hold offsets, never pointers. A Segment unmaps on destruction; the file stays.
 #pragma once
@@ -85,7 +86,7 @@ class Segment {
   // Bytes of the pages that it lies in: those of its hugetlbfs; else 2 MiB if it was collapsed; else the
   // system's.
   uint64_t page_bytes() const { return page_bytes_; }
-  bool is_huge() const { return is_huge_; }  // on a hugetlbfs
+  bool is_huge() const { return is_huge_; }  // on a hugetlbfs; for writers
 
   // Takes the memory of a part now, so that a tmpfs that is full is an Error here and not a SIGBUS later.
   Result<Done> populate(uint64_t offset, uint64_t bytes);

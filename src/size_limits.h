@@ -29,7 +29,7 @@ inline constexpr uint32_t kWeightDefault = 100;
 inline constexpr uint32_t kServicesMax = 16'384;
 
 // Backends of one service, those still in quarantine after their removal included (src/tables.h). An index is
-// 16 bits in a lookup table and in a flow-table entry; the top is kept for kNoBackend.
+// 16 bits in a lookup table; the top is kept for kNoBackend.
 inline constexpr uint32_t kBackendsPerServiceMax = 16'384;
 inline constexpr uint16_t kNoBackend = 0xffff;
 
@@ -55,7 +55,7 @@ inline constexpr uint32_t kPortsMax = 16;
 inline constexpr uint32_t kHeadroomBytes = 64;
 
 // Flows of one worker: what --flows-max may say. The least keeps tag bits and bucket bits together at 64
-// (dataplane/flow_table.h); the most is 2^30 flows, 16 GiB of table.
+// (src/flow_layout.h); the most is 2^30 flows, 16 GiB of table.
 inline constexpr uint64_t kFlowsPerWorkerMin = 1ULL << 18;
 inline constexpr uint64_t kFlowsPerWorkerMax = 1ULL << 30;
 inline constexpr uint64_t kFlowsPerWorkerDefault = 1ULL << 20;

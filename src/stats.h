@@ -64,7 +64,7 @@ struct FlowCounters {
   Counter inserted;
   Counter expired;     // idle timeout
   Counter evicted;     // an unconfirmed flow gave its place to another
-  Counter untracked;   // no place: forwarded by the lookup table alone
+  Counter untracked;   // packets of new flows without a place: forwarded by the lookup table alone
   Counter reselected;  // its backend was gone: selected afresh
   Counter reused;      // a SYN on a closing flow: selected afresh
 };

@@ -55,7 +55,7 @@ enum class Health : uint8_t { unknown = 0, up = 1, down = 2 };
 // Offsets into the segment in units of 64 bytes: 32 bits reach 256 GiB. 0 (the header) is "none".
 using Offset64 = uint32_t;
 
-// TTL and hop limit of outer headers. BackendRecord::outer_sum is computed with it.
+// TTL and hop limit of outer headers. BackendRecord::header has it.
 inline constexpr uint8_t kOuterTtl = 64;
 
 // ---- Records the workers read: one line each
