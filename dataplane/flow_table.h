@@ -98,9 +98,9 @@ class FlowTable {
   Inserted insert(const NewFlow& flow, uint32_t now_s, Expired&& expired);
   // The same as far as the home bucket goes: no other line is touched. Nothing placed: ask insert().
   Inserted insert_at_home(const NewFlow& flow, uint32_t now_s);
-  // Lately several flows found neither a place nor one to move: a flood, or a table that is too small. Flows
-  // that prove nothing (a SYN) should then be content with insert_at_home().
-  bool is_crowded() const { return crowding_ >= kCrowded; }
+  // Many flows found neither a place nor one to move this second: a flood, or a table that is too small.
+  // Flows that prove nothing (a SYN) should then be content with insert_at_home().
+  bool is_crowded(uint32_t now_s) const { return failures_ >= kFailures && failures_of_s_ == now_s; }
   void erase(Place place);
 
   // The flow at `place` may be over in `remaining_s` seconds: needed when that is earlier than before.
@@ -169,13 +169,12 @@ class FlowTable {
   std::vector<uint16_t> due_s_;
   bool all_due_ = true;  // due_s_ says nothing yet
   uint64_t sweep_at_ = 0;
-  // Raised by each insert that failed to move a flow, lowered by each into a full home bucket. A table that
-  // is just full sees one failure in thousands; after eight in a row it is crowded, and stays so for the next
-  // kShortWays, when a single failure makes it crowded again.
-  static constexpr uint32_t kFailure = 64;
-  static constexpr uint32_t kCrowded = 512;
-  static constexpr uint32_t kShortWays = 1023;
-  uint32_t crowding_ = 0;
+  uint32_t swept_s_ = 0;
+  // Inserts of one second that could not even move a flow; each touches eight lines. A table that is just
+  // full sees one in many thousand inserts.
+  static constexpr uint32_t kFailures = 64;
+  uint32_t failures_ = 0;
+  uint32_t failures_of_s_ = 0;
 };
 
 inline FlowTable::Inserted FlowTable::insert_at_home(const NewFlow& flow, uint32_t now_s) {
@@ -183,8 +182,7 @@ inline FlowTable::Inserted FlowTable::insert_at_home(const NewFlow& flow, uint32
   if (const uint32_t free = free_places(home); free != 0) {
     return {.place = take(home, static_cast<uint32_t>(std::countr_zero(free)), flow, now_s, false)};
   }
-  crowding_ -= crowding_ != 0 ? 1 : 0;
-  if (!is_crowded()) return {};
+  if (!is_crowded(now_s)) return {};
   const uint32_t candidates = unconfirmed_flows(home) & ~away_flows(home);
   if (candidates == 0) return {};
   // Any of them: in a flood all are of the same second. Which, some bits of the hash say that nothing else
@@ -204,9 +202,10 @@ FlowTable::Inserted FlowTable::insert(const NewFlow& flow, uint32_t now_s, Expir
   if (const uint32_t free = free_places(other); free != 0) {
     return {.place = take(other, static_cast<uint32_t>(std::countr_zero(free)), flow, now_s, true)};
   }
-  if (!is_crowded()) {
+  if (!is_crowded(now_s)) {
     if (const Place place = move_and_take(home_at, flow, now_s)) return {.place = place};
-    crowding_ = crowding_ + kFailure < kCrowded ? crowding_ + kFailure : kCrowded + kShortWays;
+    failures_ = failures_of_s_ == now_s ? failures_ + 1 : 1;
+    failures_of_s_ = now_s;
   }
   for (FlowBucket* bucket : {&home, &other}) {
     if (const int slot = weakest(*bucket, now_s); slot >= 0) {
@@ -297,6 +296,9 @@ void FlowTable::scan(uint64_t group, uint32_t now_s, Visit&& visit) {
 
 template <typename Visit>
 uint64_t FlowTable::sweep(uint64_t groups, uint32_t scans_max, uint32_t now_s, Visit&& visit) {
+  // Nobody looked for long, and the groups' seconds are modulo 2^16: they say nothing any more.
+  all_due_ |= now_s - swept_s_ > limits::kSweepPeriodMax;
+  swept_s_ = now_s;
   if (all_due_) [[unlikely]] {
     due_s_.assign(due_s_.size(), static_cast<uint16_t>(now_s));
     all_due_ = false;

@@ -47,9 +47,10 @@ Result<Segment> Instance::open_flows_segment(uint64_t bytes, bool may_be_huge) {
   const std::string path = directory_ + "/" + kFlowsSegment.file;
   if (access(path.c_str(), F_OK) != 0) {
     unlink(path.c_str());  // a link to what is gone
+    const std::string name = huge_file_name(directory_, kFlowsSegment.file);
+    remove_huge_orphan(name);
     if (const auto place = may_be_huge ? find_huge_place(bytes) : std::nullopt) {
-      const std::string file =
-          place->mount + "/sluice." + instance_name(directory_) + "." + kFlowsSegment.file;
+      const std::string file = place->mount + "/" + name;
       Result<Segment> flows = Segment::open_writer(directory_, kFlowsSegment, bytes, file);
       if (flows) return flows;
       tell(flows.error().text());

@@ -130,9 +130,9 @@ void Tracker::count_new(const Packet& packet) {
   packet.backend = place.backend();
   packet.record = found.record;
   packet.how = FlowHow::hit;
-  if (found.next == FlowState::closing && found.state != FlowState::closing) [[unlikely]] {
-    flows_.expect(place, now_s, idle_timeout_s(tables.service(packet.service), FlowState::closing));
-  }
+  // Its timeout may be a shorter one now.
+  if (found.next != found.state)
+    flows_.expect(place, now_s, idle_timeout_s(tables.service(packet.service), found.next));
   place.touch(found.next, now_s);
 }
 
@@ -185,7 +185,7 @@ template <bool at_home>
   }
   if (!inserted.place) {
     // In a flood only a connection that goes on is worth looking further for: with its next packet.
-    const bool gives_up = !at_home || (first == FlowState::syn && flows_.is_crowded());
+    const bool gives_up = !at_home || (first == FlowState::syn && flows_.is_crowded(now_s));
     packet.how = FlowHow::untracked;
     sums.untracked += gives_up;
     return gives_up;
@@ -353,7 +353,7 @@ void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
       follow(packet, place, tables, now_s, sums);
       continue;
     }
-    const bool at_home = flows_.is_crowded() && first_state(packet) == FlowState::syn;
+    const bool at_home = flows_.is_crowded(now_s) && first_state(packet) == FlowState::syn;
     if (!at_home || !create<true>(packet, tables, now_s, sums)) create<false>(packet, tables, now_s, sums);
   }
 }
@@ -362,7 +362,7 @@ uint64_t Tracker::sweep(uint64_t groups, uint32_t scans_max, const TablesView& t
   return flows_.sweep(groups, scans_max, now_s, [&](FlowTable::Place place) {
     const uint32_t rest_s = remaining_s(place, tables, now_s);
     if (rest_s == 0) {
-      stats_.backends[index(place.backend()) & (limits::kBackendsMax - 1)].flows_active.subtract(1);
+      stats_.backends[index(place.backend())].flows_active.subtract(1);
       stats_.flows.active.subtract(1);
       stats_.flows.expired.add(1);
     } else if (place.state() == FlowState::established) {
@@ -381,7 +381,7 @@ void Tracker::recount() {
   }
   flows_.each([&](FlowTable::Place place) {
     stats_.flows.active.add(1);
-    stats_.backends[index(place.backend()) & (limits::kBackendsMax - 1)].flows_active.add(1);
+    stats_.backends[index(place.backend())].flows_active.add(1);
   });
 }
 

@@ -177,9 +177,12 @@ inline int slot_of(const FlowBucket& bucket, uint64_t hash) {
   const uint32_t mask = matching_flows(bucket, hash);
   return mask == 0 ? -1 : std::countr_zero(mask);
 }
+// In range whatever the memory holds: it may have been damaged while nobody watched.
 inline BackendId backend_of(const FlowBucket& bucket, uint32_t slot) {
-  return BackendId{bucket.backend[slot] | (bucket.marks >> (3 * slot) & 7) << 16};
+  const uint32_t id = bucket.backend[slot] | (bucket.marks >> (3 * slot) & 7) << 16;
+  return BackendId{id & (limits::kBackendsMax - 1)};
 }
+static_assert((limits::kBackendsMax & (limits::kBackendsMax - 1)) == 0);
 inline FlowState state_of(const FlowBucket& bucket, uint32_t slot) {
   return static_cast<FlowState>(bucket.state_time[slot] >> kTimeBits);
 }

@@ -126,6 +126,10 @@ Result<std::byte*> map_checked(const Fd& fd, const std::string& path, const Segm
   return base;
 }
 
+Error in_use(const std::string& path) {
+  return {path + " is written by another process", "give each instance a directory of its own with --dir"};
+}
+
 // Puts a link in the directory's place, atomically.
 bool link_to(const std::string& target, const std::string& path) {
   const std::string temporary = path + ".new";
@@ -158,6 +162,7 @@ Result<Segment> Segment::open_writer(const std::string& directory, const Segment
   segment.path_ = path;
 
   if (const Fd existing(open(path.c_str(), O_RDWR | O_CLOEXEC)); existing.get() >= 0) {
+    if (is_on_hugetlbfs(existing) && !lock_file(existing.get())) return in_use(path);
     struct stat status;
     Result<std::byte*> base = map_checked(existing, path, kind, PROT_READ | PROT_WRITE, status);
     if (!base) return base.error();
@@ -182,8 +187,9 @@ Result<Segment> Segment::open_writer(const std::string& directory, const Segment
 
 Result<Done> Segment::create(const SegmentKind& kind, uint64_t size, const std::string& huge_file) {
   const std::string temporary = huge_file.empty() ? path_ + ".new" : huge_file;
-  const Fd fd(open(temporary.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  const Fd fd(open(temporary.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
   if (fd.get() < 0) return system_error("cannot create " + temporary);
+  if (!huge_file.empty() && !lock_file(fd.get())) return in_use(temporary);
   page_bytes_ = page_bytes_of(fd);
   is_huge_ = is_on_hugetlbfs(fd);
   if (!huge_file.empty()) size = round_up(size, page_bytes_);
@@ -191,12 +197,14 @@ Result<Done> Segment::create(const SegmentKind& kind, uint64_t size, const std::
     unlink(temporary.c_str());
     return error;
   };
-  if (ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
+  // First to nothing: what somebody left there is not wanted.
+  if (ftruncate(fd.get(), 0) != 0 || ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
     return fail(system_error("cannot make " + temporary + " " + std::to_string(size) + " bytes long",
                              "df -h " + temporary));
   }
   base_ = map_file(fd, size, page_bytes_, PROT_READ | PROT_WRITE);
-  if (base_ == nullptr) return fail(system_error("cannot map " + temporary, "free -h"));
+  if (base_ == nullptr)
+    return fail(system_error("cannot map " + temporary, is_huge_ ? "grep -i huge /proc/meminfo" : "free -h"));
   size_ = size;
   created_ = true;
   if (Result<Done> there = populate(0, sizeof(SegmentHeader)); !there)
@@ -263,6 +271,12 @@ bool Segment::is_stale() const {
   return !path_.empty() && (stat(path_.c_str(), &status) != 0 || status.st_ino != inode_);
 }
 
+bool lock_file(int fd) {
+  struct flock whole_file = {};
+  whole_file.l_type = F_WRLCK;
+  return fcntl(fd, F_OFD_SETLK, &whole_file) == 0;
+}
+
 uint64_t monotonic_ns() {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -300,9 +314,7 @@ Result<InstanceLock> InstanceLock::acquire(const std::string& directory, const s
   if (lock.fd_ < 0) return system_error("cannot open " + path);
   // A lock of the open file description: it lives as long as the descriptor, and is_held can look without
   // taking one.
-  struct flock whole_file = {};
-  whole_file.l_type = F_WRLCK;
-  if (fcntl(lock.fd_, F_OFD_SETLK, &whole_file) != 0) {
+  if (!lock_file(lock.fd_)) {
     char holder[16] = "";
     if (pread(lock.fd_, holder, sizeof holder - 1, 0) <= 0) std::strcpy(holder, "?");
     holder[std::strcspn(holder, "\n")] = '\0';

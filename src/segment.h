@@ -73,7 +73,9 @@ class Segment {
   // still uses.
   //
   // `huge_file`: a file to be, on a hugetlbfs. One that is created then lies there, rounded up to whole
-  // pages, and its name in the directory is a link to it. An Error if that has not enough free pages.
+  // pages, and its name in the directory is a link to it. An Error if that
+  // has not enough free pages, or if another process writes this very file: who maps one for writing holds a
+  // lock on it, because the instance's own lock says nothing about a file elsewhere.
   static Result<Segment> open_writer(const std::string& directory, const SegmentKind& kind, uint64_t size,
                                      const std::string& huge_file = "");
   // For readers: maps the file read-only, whatever its size.
@@ -115,6 +117,10 @@ class Segment {
   bool is_huge_ = false;
   bool created_ = false;
 };
+
+// Takes an exclusive lock of the open file description without waiting; it is held as long as that is open or
+// mapped.
+bool lock_file(int fd);
 
 // CLOCK_MONOTONIC in nanoseconds; the clock of every time in shared memory. One for the host, it outlives
 // processes.

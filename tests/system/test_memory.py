@@ -1,13 +1,14 @@
 """Where the flows lie, and what an idle worker costs."""
 
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from fabric import BACKENDS, VIPS4
+from fabric import BACKENDS, VIPS4, program
 from lab import wait_until
 from sluice import on_fabric, service
 from traffic import KeepAlive, curl_once
@@ -56,6 +57,21 @@ def test_flows_in_hugepages(idle_balancer, huge_mount):
     assert (idle_balancer.directory / "flows").resolve() == files[0]
     kill_and_take_over(idle_balancer)
     assert list(huge_mount.iterdir()) == files
+    # A copy of the directory has the same link: nobody else may write that table.
+    copy = Path(f"{idle_balancer.directory}-copy")
+    idle_balancer.fabric.on_close(lambda: shutil.rmtree(copy, ignore_errors=True))
+    shutil.copytree(idle_balancer.directory, copy, symlinks=True, ignore=shutil.ignore_patterns("*.sock"))
+    second = idle_balancer.host.run(
+        "taskset", "-c", f"0-{os.cpu_count() - 1}", program("dataplane/sluice-dataplane"), "--dir", copy, "--vdev", "net_null0",
+        "--cores", os.cpu_count() - 1, check=False, timeout=30)
+    assert second.returncode == 1
+    assert "is written by another process" in second.stderr and "--dir" in second.stderr
+    # A link that was removed: its memory is not lost.
+    idle_balancer.dataplane.stop()
+    (idle_balancer.directory / "flows").unlink()
+    idle_balancer.start_dataplane()
+    wait_until(idle_balancer.workers_current, "a new table")
+    assert len(list(huge_mount.iterdir())) == 1
     # Another size: the old memory is given back.
     idle_balancer.dataplane.stop()
     idle_balancer.start_dataplane("--flows-max", "3000000")

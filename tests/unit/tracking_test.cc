@@ -522,6 +522,54 @@ TEST_F(Tracking, ageing_keeps_its_pace_in_bounded_pieces) {
   EXPECT_FALSE(ageing.age(publisher.current(), now_s, tsc)) << "not before its time";
 }
 
+// Proves: the gauge follows within a second also where a confirmed flow may rest for less long than a new
+// one.
+TEST_F(Tracking, a_confirmed_flow_may_end_before_a_new_one) {
+  config.services[0].idle_syn_s = 200;
+  config.services[0].idle_established_s = 5;
+  apply();
+  send({.source_port = 5, .tcp_flags = wire::kTcpSyn});
+  sweep();
+  send({.source_port = 5});
+  sweep();
+  now_s += 6;
+  sweep();
+  EXPECT_EQ(stats.workers[0].flows.active.get(), 0u);
+}
+
+// Proves: a table that nobody swept for long is swept all the same: its groups' seconds do not mislead.
+TEST_F(Tracking, a_long_pause_of_the_sweep_hides_nothing) {
+  open_connections(100);
+  sweep();
+  now_s += 33'500;
+  sweep();
+  now_s += 1;
+  sweep();
+  // 13 bits of seconds are ambiguous after so long, so flows may rest once more, and no longer.
+  for (int i = 0; i < 8; i++) {
+    now_s += limits::kIdleEstablishedDefault / 4;
+    sweep();
+  }
+  EXPECT_EQ(stats.workers[0].flows.active.get(), 0u);
+}
+
+// Proves: whatever is in a table that was taken over, nothing outside of the counters is written.
+TEST_F(Tracking, a_damaged_table_is_survived) {
+  std::mt19937 random(3);
+  for (FlowBucket& bucket : buckets) {
+    auto* words = reinterpret_cast<uint32_t*>(&bucket);
+    for (size_t i = 0; i < sizeof bucket / sizeof *words; i++)
+      words[i] = static_cast<uint32_t>(random());
+  }
+  pipeline.tracker().recount();
+  open_connections(20'000);
+  for (int i = 0; i < 10; i++) {
+    now_s += 100;
+    sweep();
+  }
+  EXPECT_EQ(stats.workers[0].packets.received.get(), stats.workers[0].packets.forwarded.get());
+}
+
 // Proves: packets of one connection in one batch take effect in their order.
 TEST_F(Tracking, a_batch_keeps_the_order_of_a_flow) {
   std::vector<Frame> frames;
