@@ -21,7 +21,7 @@ for word in "$@"; do
 done
 require_root "$0"
 BUILD=$REPOSITORY/build
-BUILD_PACKAGES+=" dpdk-dev python3-matplotlib"  # testpmd; plots
+BUILD_PACKAGES+=" python3-matplotlib"  # plots
 report() { /usr/bin/python3 "$REPOSITORY/perf/report.py" "$BUILD" "$@"; }
 
 build() {
