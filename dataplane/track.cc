@@ -282,8 +282,8 @@ inline bool Tracker::is_at_home_in_flood(Packet& packet, const Steady& steady, c
   packet.record = &record;
   packet.how = FlowHow::hit;
   const uint16_t entry = bucket.state_time[slot];
-  const bool is_steady =
-      steady.holds_for(entry) & ((steady.unlike(record) | (packet.tcp_flags & kNews)) == 0);
+  const bool has_no_news = (steady.unlike(record) | (packet.tcp_flags & kNews)) == 0;
+  const bool is_steady = static_cast<bool>(int{steady.holds_for(entry)} & int{has_no_news});
   const bool is_here = mask != 0;
   uint32_t to_do = static_cast<uint32_t>(is_here & !is_steady) << 1 |
                    static_cast<uint32_t>(is_here & (entry != steady.entry));

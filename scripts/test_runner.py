@@ -60,13 +60,13 @@ def count_gtest(report):
     return passed, failed, skipped
 
 
-def run_executable(test, report, log):
+def run_executable(test, build, report, log):
     """One registered test. Returns (passed, [failed], skipped)."""
     environment = {**os.environ, **test["env"], "GTEST_OUTPUT": f"json:{report}"}
     with open(log, "wb") as output:
         try:
             status = subprocess.run(test["cmd"], stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                    cwd=test["workdir"], env=environment, timeout=EXECUTABLE_TIMEOUT_S).returncode
+                                    cwd=test["workdir"] or build, env=environment, timeout=EXECUTABLE_TIMEOUT_S).returncode
         except subprocess.TimeoutExpired:
             return 0, [f"{test['name']}: hung, killed after {EXECUTABLE_TIMEOUT_S} s"], 0
         except OSError as error:
@@ -106,7 +106,7 @@ def run_meson_group(arguments):
     def run_one(test):
         name = f"{arguments.group}-{test['name'].replace(' ', '_').replace('/', '_')}"
         log = arguments.results / f"{name}.log"
-        return test["name"], log, run_executable(test, arguments.results / f"{name}.gtest.json", log)
+        return test["name"], log, run_executable(test, arguments.build, arguments.results / f"{name}.gtest.json", log)
     with ThreadPool(os.cpu_count()) as pool:
         tests = registered_tests(arguments.build, arguments.suites)
         for name, log, (passed, failed, skipped) in pool.imap(run_one, tests, chunksize=1):
