@@ -5,6 +5,7 @@
 // the rest, as the members' groups say. A batch belongs to one worker and is used again and again.
 #pragma once
 
+#include <algorithm>
 #include <cassert>
 #include <cstdint>
 
@@ -101,6 +102,20 @@ struct Batch {
 inline bool is_portless(const Packet& packet) {
   return packet.verdict == Verdict::refused &&
          (packet.reason == Reason::fragment || packet.reason == Reason::ip_options);
+}
+
+// Of a packet as it leaves the stages: how many bytes, from `data` on, are in one piece. (`contiguous_bytes`
+// is as received.)
+inline uint32_t contiguous_bytes_out(const Packet& packet) {
+  switch (packet.verdict) {
+    case Verdict::answer:
+      return packet.bytes;
+    case Verdict::forward:
+      return std::min(packet.bytes, packet.contiguous_bytes + packet.record->outer_bytes);
+    case Verdict::refused:
+      break;
+  }
+  return std::min(packet.bytes, packet.contiguous_bytes);
 }
 
 // For steps: ends a packet's way.

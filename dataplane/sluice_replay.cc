@@ -145,7 +145,7 @@ void write_frame(pcap_dumper_t* output, const Replay::Frame& frame) {
   header.ts.tv_sec = static_cast<time_t>(frame.time_us / 1'000'000);
   header.ts.tv_usec = static_cast<suseconds_t>(frame.time_us % 1'000'000);
   header.len = packet.bytes;
-  header.caplen = std::min(packet.bytes, packet.contiguous_bytes);
+  header.caplen = contiguous_bytes_out(packet);
   pcap_dump(reinterpret_cast<u_char*>(output), &header, packet.data);
 }
 

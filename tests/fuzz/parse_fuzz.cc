@@ -93,7 +93,7 @@ struct Sent {
 };
 
 std::span<const uint8_t> frame_of(const Packet& packet) {
-  return {packet.data, std::min(packet.bytes, packet.contiguous_bytes)};
+  return {packet.data, contiguous_bytes_out(packet)};
 }
 
 // The IP header at the start of `ip`: lengths that agree with the frame, and a right checksum. Returns header
