@@ -7,8 +7,10 @@
 //   show.dataplane                                     ...
 //   backend.admin     service backend admin            generation changed workers acknowledged ack_us note
 //   backend.weight    service backend weight           the same; the override lasts until the file's weight
-//   changes reload                                             the same, warnings: [text]; errors are error
-//   and diagnostics explain           protocol client vip              (explain.h)
+//   changes reload                                             the same, warnings: [text]; errors: error and
+//   diagnostics explain           protocol client vip              (explain.h)
+//
+// The commands themselves are in command_*.cc, by subject.
 #pragma once
 
 #include <cstdint>

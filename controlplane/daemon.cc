@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include <spdlog/spdlog.h>
+#include <fmt/format.h>
 
 #include "controlplane/commands.h"
 #include "controlplane/compile.h"
@@ -81,9 +81,25 @@ Result<Done> Daemon::begin(const Config& config) {
   if (!server) return server.error();
   server_ = std::move(*server);
   wait_for_signals();
-  spdlog::info("sluiced " SLUICE_VERSION " runs instance {}: {} services, generation {}", options_.directory,
-               model_.services().size(), adopted->generation);
+  note(Event::Level::info, "started",
+       fmt::format("sluiced " SLUICE_VERSION " runs instance {}: {} services, generation {}",
+                   options_.directory, model_.services().size(), adopted->generation));
   return Done{};
+}
+
+void Daemon::note(Event::Level level, std::string kind, std::string sentence) {
+  note(level, std::move(kind), "", "", std::move(sentence));
+}
+
+void Daemon::note(Event::Level level, std::string kind, std::string service, std::string backend,
+                  std::string sentence) {
+  Event event;
+  event.level = level;
+  event.kind = std::move(kind);
+  event.service = std::move(service);
+  event.backend = std::move(backend);
+  event.text = std::move(sentence);
+  events_.add(std::move(event));
 }
 
 // The kernel may have forgotten neighbours while nobody asked for them; the data plane still forwards to
@@ -160,9 +176,11 @@ void Daemon::copy_next_hops(std::span<const IpAddress> changed) {
       const Backend& backend = model_.backend(place);
       if (hop == backend.next_hop) continue;
       if (hop.resolved && hop.mac != backend.next_hop.mac) {
-        spdlog::info("{}/{} is reached at {}", service, backend.config.name, hop.mac.text());
+        note(Event::Level::info, "next_hop_changed", service, backend.config.name,
+             fmt::format("{}/{} is reached at {}", service, backend.config.name, hop.mac.text()));
       } else if (!hop.resolved) {
-        spdlog::warn("{}/{} cannot be reached: {}", service, backend.config.name, hop.why_not);
+        note(Event::Level::warning, "next_hop_unresolved", service, backend.config.name,
+             fmt::format("{}/{} cannot be reached: {}", service, backend.config.name, hop.why_not));
       }
       model_.set_next_hop(place, hop);
       differs = true;
@@ -193,16 +211,18 @@ void Daemon::on_check(BackendId id, const CheckResult& result, Health health) {
   const std::string& service = model_.service_of(*place).config.name;
   const Backend& backend = model_.backend(*place);
   if (result.code == CheckCode::none) {
-    spdlog::warn("{}/{} could not be checked: {}", service, backend.config.name, result.detail);
+    note(Event::Level::warning, "check_impossible", service, backend.config.name,
+         fmt::format("{}/{} could not be checked: {}", service, backend.config.name, result.detail));
     return;
   }
   model_.note_check(*place, text(result.code), result.detail, result.duration_us);
   if (backend.health == health) return;
   model_.set_health(*place, health, monotonic_ns());
-  spdlog::log(health == Health::up ? spdlog::level::info : spdlog::level::warn,
-              "{}/{} is {}: {} {} ({:.1f} ms)", service, backend.config.name,
-              health == Health::up ? "up" : "down", backend.check_result, result.detail,
-              static_cast<double>(result.duration_us) / 1e3);
+  const bool up = health == Health::up;
+  note(up ? Event::Level::info : Event::Level::warning, up ? "backend_up" : "backend_down", service,
+       backend.config.name,
+       fmt::format("{}/{} is {}: {} {} ({:.1f} ms)", service, backend.config.name, up ? "up" : "down",
+                   backend.check_result, result.detail, static_cast<double>(result.duration_us) / 1e3));
   rollout_->publish_soon();
 }
 
@@ -237,20 +257,23 @@ Daemon::Reload Daemon::reload() {
   outcome.errors = std::move(loaded.errors);
   outcome.warnings = std::move(loaded.warnings);
   for (const Diagnostic& warning : outcome.warnings)
-    spdlog::warn("{}", warning.text());
+    note(Event::Level::warning, "config_warning", warning.text());
   for (const Diagnostic& error : outcome.errors)
-    spdlog::error("{}", error.text());
+    note(Event::Level::error, "config_error", error.text());
   if (!loaded.config) {
-    spdlog::error("{} not taken over, the old configuration stays", options_.config_path);
+    note(Event::Level::error, "config_refused",
+         options_.config_path + " not taken over, the old configuration stays");
     return outcome;
   }
   outcome.change = adopt(*loaded.config);
   if (!outcome.change) {
-    spdlog::error("{} not taken over, the old configuration stays: {}", options_.config_path,
-                  outcome.change.error().text());
+    note(Event::Level::error, "config_refused",
+         fmt::format("{} not taken over, the old configuration stays: {}", options_.config_path,
+                     outcome.change.error().text()));
   } else {
-    spdlog::info("{} read again: {} services, generation {}", options_.config_path, model_.services().size(),
-                 outcome.change->generation);
+    note(Event::Level::info, "config_applied",
+         fmt::format("{} read again: {} services, generation {}", options_.config_path,
+                     model_.services().size(), outcome.change->generation));
   }
   return outcome;
 }
@@ -281,9 +304,10 @@ void Daemon::follow_steering() {
   if (fault == steering_fault_) return;
   steering_fault_ = fault;
   if (fault.empty()) {
-    spdlog::info("steering of kernel-owned NICs works");
+    note(Event::Level::info, "steering_works", "steering of kernel-owned NICs works");
   } else {
-    spdlog::warn("steering of kernel-owned NICs (others need none) does not follow: {}", fault);
+    note(Event::Level::warning, "steering_failed",
+         "steering of kernel-owned NICs (others need none) does not follow: " + fault);
   }
 }
 
@@ -293,7 +317,8 @@ void Daemon::tick() {
   dataplane_.refresh();
   if (dataplane_.fault() != dataplane_fault_seen_) {
     dataplane_fault_seen_ = dataplane_.fault();
-    if (!dataplane_fault_seen_.empty()) spdlog::warn("{}", dataplane_fault_seen_);
+    if (!dataplane_fault_seen_.empty())
+      note(Event::Level::warning, "dataplane_refused", dataplane_fault_seen_);
   }
   if (dataplane_.starts() != starts_seen_) {
     starts_seen_ = dataplane_.starts();
@@ -318,7 +343,8 @@ void Daemon::wait_for_signals() {
   signals_.async_wait([this](const boost::system::error_code& error, int signal) {
     if (error) return;
     if (signal != SIGHUP) {
-      spdlog::info("ends on {}; the tables stay, the data plane keeps forwarding", strsignal(signal));
+      note(Event::Level::info, "ended",
+           fmt::format("ends on {}; the tables stay, the data plane keeps forwarding", strsignal(signal)));
       io_.stop();
       return;
     }

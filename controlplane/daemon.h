@@ -24,6 +24,7 @@
 #include "controlplane/backend_index.h"
 #include "controlplane/config.h"
 #include "controlplane/dataplane_view.h"
+#include "controlplane/events.h"
 #include "controlplane/health.h"
 #include "controlplane/model.h"
 #include "controlplane/neighbours.h"
@@ -55,6 +56,7 @@ class Daemon {
   const SteerMap& steer_map() const { return steer_; }
   const std::string& steering_fault() const { return steering_fault_; }  // why it is off; empty when it works
   Rollout& rollout() { return *rollout_; }
+  Events& events() { return events_; }
   uint64_t started_ns() const { return started_ns_; }
 
   // A published change, or none because things were so already.
@@ -82,6 +84,9 @@ class Daemon {
   Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publisher publisher);
 
   [[nodiscard]] Result<Done> begin(const Config& config);
+  void note(Event::Level level, std::string kind, std::string sentence);
+  void note(Event::Level level, std::string kind, std::string service, std::string backend,
+            std::string sentence);
   void remember_published_next_hops();
   [[nodiscard]] Result<Change> adopt(const Config& config);
   [[nodiscard]] Result<Done> check_secret(const Config& config);
@@ -103,6 +108,7 @@ class Daemon {
   boost::asio::io_context& io_;
   const DaemonOptions options_;
   const uint64_t started_ns_;
+  Events events_;
   Model model_;
   Publisher publisher_;
   DataplaneView dataplane_;

@@ -1,0 +1,57 @@
+// What the commands share (command_*.cc): finding what a request names, refusing, answering when the workers
+// have acknowledged. Internal to the commands.
+//
+// To add a command: a function in the command_*.cc of its subject, and a line in that file's table.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "controlplane/daemon.h"
+#include "controlplane/protocol.h"
+#include "src/result.h"
+
+namespace sluice {
+
+using Reply = ProtocolServer::Reply;
+
+struct Command {
+  std::string_view name;
+  // Answers by `reply`, now or later, exactly once.
+  void (*run)(Daemon&, const nlohmann::json& request, uint64_t received_ns, const Reply& reply);
+};
+std::span<const Command> show_commands();     // command_show.cc
+std::span<const Command> backend_commands();  // command_backend.cc
+std::span<const Command> config_commands();   // command_config.cc
+
+// `what`, with the candidate that was probably meant, or `otherwise` as its remedy.
+Error with_suggestion(std::string what, std::string_view typed,
+                      const std::vector<std::string_view>& candidates, std::string otherwise);
+Error no_such_service(const Model& model, const std::string& name);
+Error no_such_backend(const Model& model, const std::string& service_name, const std::string& name);
+
+// The string argument of this name, or nothing.
+std::optional<std::string> text_of(const nlohmann::json& request, const char* name);
+nlohmann::json missing(const char* name, const char* kind);
+
+// A backend that exists, or the response that says why there is none.
+struct Named {
+  std::string service;
+  std::string backend;
+  std::optional<BackendPlace> place;
+  nlohmann::json refusal;
+};
+Named named_backend(const Daemon& daemon, const nlohmann::json& request);
+
+// Answers with `response` and how the change was taken up when the workers have acknowledged it; with the
+// Error when there is none.
+void finish_change(Daemon& daemon, const Result<Daemon::Change>& change, uint64_t received_ns,
+                   nlohmann::json response, const Reply& reply);
+
+}  // namespace sluice
