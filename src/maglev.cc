@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cassert>
 #include <limits>
 #include <numeric>
@@ -84,7 +85,7 @@ uint32_t add_modulo(uint32_t a, uint32_t b, uint32_t modulus) {
 class Occupied {
  public:
   explicit Occupied(uint32_t slots) : words_((slots + 63) / 64) {}
-  bool test(uint32_t slot) const { return words_[slot / 64] >> (slot % 64) & 1; }
+  uint64_t test(uint32_t slot) const { return words_[slot / 64] >> (slot % 64) & 1; }
   void set(uint32_t slot) { words_[slot / 64] |= uint64_t{1} << (slot % 64); }
 
  private:
@@ -118,6 +119,47 @@ size_t first_met(const Walk& walk, std::span<const uint32_t> free, uint32_t slot
   return first;
 }
 
+// The first free slot of a walk, kStride steps looked at together: no guess has to be right for each step,
+// and none waits for the one before it.
+class Strides {
+ public:
+  static constexpr uint32_t kStride = 8;
+
+  Strides(const Walk& walk, uint32_t slots) : slots_(slots), one_(walk.skip) {
+    two_ = add_modulo(one_, one_, slots);
+    four_ = add_modulo(two_, two_, slots);
+  }
+  uint32_t first_free(uint32_t slot, const Occupied& occupied) const {
+    for (;;) {
+      const std::array<uint32_t, kStride> at = steps_from(slot);
+      uint64_t taken = 0;
+      for (uint32_t i = 0; i < kStride; i++)
+        taken |= occupied.test(at[i]) << i;
+      if (taken != (1u << kStride) - 1) return at[static_cast<size_t>(std::countr_one(taken))];
+      slot = add_modulo(at[4], four_, slots_);
+    }
+  }
+
+ private:
+  std::array<uint32_t, kStride> steps_from(uint32_t slot) const {
+    const uint32_t next = add_modulo(slot, one_, slots_);
+    const uint32_t third = add_modulo(slot, two_, slots_), fourth = add_modulo(next, two_, slots_);
+    return {slot,
+            next,
+            third,
+            fourth,
+            add_modulo(slot, four_, slots_),
+            add_modulo(next, four_, slots_),
+            add_modulo(third, four_, slots_),
+            add_modulo(fourth, four_, slots_)};
+  }
+
+  uint32_t slots_;
+  uint32_t one_, two_, four_;
+};
+
+// From this part of the table on, most steps meet an occupied slot, and strides are cheaper; measured.
+constexpr uint32_t kStridesFromPercent = 50;
 // Below this many free slots, looking at each of them is cheaper than walking (slots / free steps); measured.
 constexpr uint32_t kFewFree = 128;
 
@@ -127,14 +169,22 @@ void fill(std::span<Walk> walks, std::span<const uint16_t> turns, std::span<cons
   const auto slots = static_cast<uint32_t>(table.size());
   Occupied occupied(slots);
   uint32_t turn = 0;
-  for (const uint32_t walked = slots - std::min(slots, kFewFree); turn < walked; turn++) {
-    Walk& walk = walks[turns[turn]];
-    uint32_t slot = walk.slot;
-    while (occupied.test(slot))
-      slot = add_modulo(slot, walk.skip, slots);
+  const auto take = [&](Walk& walk, uint32_t slot) {
     occupied.set(slot);
     table[slot] = positions[turns[turn]];
     walk.slot = add_modulo(slot, walk.skip, slots);
+  };
+  const uint32_t strides_from = static_cast<uint32_t>(uint64_t{slots} * kStridesFromPercent / 100);
+  for (const uint32_t end = std::min(strides_from, slots - std::min(slots, kFewFree)); turn < end; turn++) {
+    Walk& walk = walks[turns[turn]];
+    uint32_t slot = walk.slot;
+    while (occupied.test(slot) != 0)
+      slot = add_modulo(slot, walk.skip, slots);
+    take(walk, slot);
+  }
+  for (const uint32_t end = slots - std::min(slots, kFewFree); turn < end; turn++) {
+    Walk& walk = walks[turns[turn]];
+    take(walk, Strides(walk, slots).first_free(walk.slot, occupied));
   }
   std::vector<uint32_t> free;
   for (uint32_t slot = 0; slot < slots; slot++) {
