@@ -203,6 +203,7 @@ ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const
   if (backends) {
     read_backends(reader, *backends, config);
     check_backends(reader, config);
+    if (health != nullptr) check_source(reader, *health, config);
   }
   reader.finish();
   return config;

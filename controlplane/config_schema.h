@@ -16,6 +16,8 @@ Config read_config(const toml::table& root, DiagnosticSink& sink);
 
 // `health = { ... }` of a service; its port and protocol are in `config` when port_is_known.
 void read_health(TableReader& service, const toml::table& table, bool port_is_known, ServiceConfig& config);
+// What needs the backends as well, which are read after it.
+void check_source(const TableReader& service, const toml::table& table, const ServiceConfig& config);
 // What a service without one gets; port and protocol are in `config`.
 void default_health(const TableReader& service, ServiceConfig& config);
 

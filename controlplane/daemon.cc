@@ -27,6 +27,10 @@ CheckTarget target_of(const Service& service, const Backend& backend) {
     const std::string vip = service.config.vip.text();
     target.config.host = service.config.vip.is_v4() ? vip : "[" + vip + "]";
   }
+  target.service = service.config.name;
+  target.backend = backend.config.name;
+  target.backend_address = backend.config.address;
+  target.vip = service.config.vip;
   return target;
 }
 
@@ -211,8 +215,10 @@ void Daemon::on_check(BackendId id, const CheckResult& result, Health health) {
   const std::string& service = model_.service_of(*place).config.name;
   const Backend& backend = model_.backend(*place);
   if (result.code == CheckCode::none) {
-    note(Event::Level::warning, "check_impossible", service, backend.config.name,
-         fmt::format("{}/{} could not be checked: {}", service, backend.config.name, result.detail));
+    // Once, however long it lasts.
+    if (const CheckHistory* history = checker_->history(id); history != nullptr && history->impossible == 1)
+      note(Event::Level::warning, "check_impossible", service, backend.config.name,
+           fmt::format("{}/{} could not be checked: {}", service, backend.config.name, result.detail));
     return;
   }
   model_.note_check(*place, text(result.code), result.detail, result.duration_us);

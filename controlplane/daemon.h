@@ -57,6 +57,8 @@ class Daemon {
   const std::string& steering_fault() const { return steering_fault_; }  // why it is off; empty when it works
   Rollout& rollout() { return *rollout_; }
   Events& events() { return events_; }
+  HealthChecker& checker() { return *checker_; }
+  const HealthChecker& checker() const { return *checker_; }
   uint64_t started_ns() const { return started_ns_; }
 
   // A published change, or none because things were so already.

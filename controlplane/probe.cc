@@ -1,38 +1,22 @@
 #include "controlplane/probe.h"
 
+#include <errno.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 
-#include <boost/asio/ip/tcp.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
-#include <boost/beast/http/empty_body.hpp>
-#include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/read.hpp>
-#include <boost/beast/http/write.hpp>
+#include <boost/asio/post.hpp>
 
+#include "controlplane/probe_run.h"
 #include "src/segment.h"
 
 namespace sluice {
 namespace {
 
 namespace asio = boost::asio;
-namespace beast = boost::beast;
-namespace http = boost::beast::http;
-using boost::system::error_code;
-
-asio::ip::tcp::endpoint endpoint_of(const IpAddress& address, uint16_t port) {
-  if (address.is_v4()) return {asio::ip::address_v4(net32(address.v4_network_order())), port};
-  return {asio::ip::address_v6(address.bytes), port};
-}
-
-// Faults of this host that say nothing about the backend.
-bool is_local_shortage(const error_code& error) {
-  namespace errc = boost::system::errc;
-  return error == errc::too_many_files_open || error == errc::too_many_files_open_in_system ||
-         error == errc::no_buffer_space || error == errc::not_enough_memory ||
-         error == errc::address_not_available;
-}
 
 // How much later than its deadline a check may learn of its end and still blame the backend. Above this the
 // loop stood still for so long (a big publish) that the backend's answer may lie unread, and with it those of
@@ -43,124 +27,144 @@ uint64_t late_max_ns(std::chrono::nanoseconds timeout) {
   return static_cast<uint64_t>(std::max(timeout / 2, kFloor).count());
 }
 
+// A detail goes into logs and tables, whatever a backend put into it.
+std::string one_line(std::string text) {
+  text.resize(std::min<size_t>(text.size(), kCheckDetailBytesMax));
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c >= 0x7f; }, '?');
+  return text;
+}
+
+RunPtr make_run(ProbeTools& tools, TargetPtr target, Probe::Handler done) {
+  using Type = HealthConfig::Type;
+  switch (target->config.type) {
+    case Type::http:
+    case Type::https:
+      return make_http_run(tools, std::move(target), std::move(done));
+    case Type::grpc:
+      return make_grpc_run(tools, std::move(target), std::move(done));
+    case Type::udp:
+      return make_udp_run(tools, std::move(target), std::move(done));
+    case Type::dns:
+      return make_dns_run(tools, std::move(target), std::move(done));
+    case Type::icmp:
+      return make_ping_run(tools, std::move(target), std::move(done));
+    case Type::command:
+      return make_command_run(tools, std::move(target), std::move(done));
+    case Type::none:
+    case Type::tcp:
+    case Type::tls:
+      break;
+  }
+  return make_stream_run(tools, std::move(target), std::move(done));
+}
+
+template <typename Socket>
+std::string open_and_prepare(Socket& socket, const CheckTarget& target) {
+  error_code error;
+  using Protocol = typename Socket::protocol_type;
+  socket.open(target.address.is_v4() ? Protocol::v4() : Protocol::v6(), error);
+  if (error) return error.message();
+  if (std::string fault = set_origin(socket.native_handle(), target); !fault.empty()) return fault;
+  if (!target.config.source.is_set()) return "";
+  socket.bind(endpoint_of<Protocol>(target.config.source, 0), error);
+  return error ? "source " + target.config.source.text() + ": " + error.message() : "";
+}
+
 }  // namespace
 
 const char* text(CheckCode code) {
-  switch (code) {
-    case CheckCode::l4ok:
-      return "L4OK";
-    case CheckCode::l4tout:
-      return "L4TOUT";
-    case CheckCode::l4con:
-      return "L4CON";
-    case CheckCode::l7ok:
-      return "L7OK";
-    case CheckCode::l7sts:
-      return "L7STS";
-    case CheckCode::l7rsp:
-      return "L7RSP";
-    case CheckCode::l7tout:
-      return "L7TOUT";
-    case CheckCode::none:
-      break;
-  }
+  static constexpr const char* kTexts[] = {"",       "L4OK",   "L4TOUT",  "L4CON",   "L6OK",
+                                           "L6TOUT", "L6RSP",  "L7OK",    "L7TOUT",  "L7RSP",
+                                           "L7STS",  "PROCOK", "PROCERR", "PROCTOUT"};
+  static_assert(std::size(kTexts) == static_cast<size_t>(CheckCode::proctout) + 1);
+  return kTexts[static_cast<size_t>(code)];
+}
+
+bool is_local_shortage(const error_code& error) {
+  namespace errc = boost::system::errc;
+  return error == errc::too_many_files_open || error == errc::too_many_files_open_in_system ||
+         error == errc::no_buffer_space || error == errc::not_enough_memory ||
+         error == errc::address_not_available;
+}
+
+std::string set_origin(int descriptor, const CheckTarget& target) {
+  if (target.mark != 0 && setsockopt(descriptor, SOL_SOCKET, SO_MARK, &target.mark, sizeof target.mark) != 0)
+    return std::string("cannot mark packets: ") + std::strerror(errno) + " (sluiced needs CAP_NET_ADMIN)";
+  // The port is chosen by the connect, which knows the destination: more than one check can use each.
+  const int on = 1;
+  if (target.config.source.is_set())
+    setsockopt(descriptor, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
   return "";
 }
 
-// Keeps itself alive through its handlers until the last of them has run.
-class Probe::Run : public std::enable_shared_from_this<Run> {
- public:
-  Run(asio::io_context& io, const CheckTarget& target, Handler done)
-      : stream_(io), target_(target), done_(std::move(done)), started_ns_(monotonic_ns()) {}
+std::string prepare(asio::ip::tcp::socket& socket, const CheckTarget& target) {
+  return open_and_prepare(socket, target);
+}
+std::string prepare(asio::ip::udp::socket& socket, const CheckTarget& target) {
+  return open_and_prepare(socket, target);
+}
 
-  void begin() {
-    // One deadline for all steps together.
-    stream_.expires_after(target_.config.timeout);
-    stream_.async_connect(endpoint_of(target_.address, target_.port),
-                          [self = shared_from_this()](error_code error) { self->connected(error); });
-  }
+// ---- ProbeRun ---------------------------------------------------------------------------------------------
 
-  void cancel() {
-    done_ = nullptr;
-    stream_.cancel();
-    error_code ignored;
-    stream_.socket().close(ignored);
-  }
+ProbeRun::ProbeRun(ProbeTools& tools, std::shared_ptr<const CheckTarget> target, Probe::Handler done)
+    : tools_(tools),
+      target_(std::move(target)),
+      done_(std::move(done)),
+      timer_(tools.io()),
+      started_ns_(monotonic_ns()) {}
 
- private:
-  void connected(error_code error) {
-    if (error == beast::error::timeout) return finish_late(CheckCode::l4tout, "no answer to the TCP connect");
-    if (error && is_local_shortage(error)) return finish(CheckCode::none, error.message());
-    if (error) return finish(CheckCode::l4con, error.message());
-    if (target_.config.type != HealthConfig::Type::http) {
-      // Reset instead of FIN: a connect check leaves no TIME_WAIT socket behind, here or there.
-      error_code ignored;
-      stream_.socket().set_option(asio::socket_base::linger(true, 0), ignored);
-      return finish(CheckCode::l4ok, "");
-    }
-    request_.method(http::verb::get);
-    request_.version(11);
-    request_.target(target_.config.path);
-    request_.set(http::field::host, target_.config.host);
-    request_.set(http::field::user_agent, "sluice/" SLUICE_VERSION " (health check)");
-    request_.set(http::field::accept, "*/*");
-    request_.keep_alive(false);
-    parser_.header_limit(kResponseHeaderBytesMax);
-    http::async_write(stream_, request_,
-                      [self = shared_from_this()](error_code e, size_t) { self->written(e); });
-  }
+void ProbeRun::start() {
+  starting_ = true;
+  timer_.expires_after(config().timeout);
+  timer_.async_wait([self = shared_from_this()](const error_code& error) {
+    if (!error && !self->over()) self->deadline();
+  });
+  begin();
+  starting_ = false;
+}
 
-  void written(error_code error) {
-    if (error) return finish_failed(error);
-    http::async_read_header(stream_, buffer_, parser_,
-                            [self = shared_from_this()](error_code e, size_t) { self->answered(e); });
-  }
+void ProbeRun::cancel() {
+  done_ = nullptr;
+  if (over_) return;
+  over_ = true;
+  timer_.cancel();
+  close();
+}
 
-  void answered(error_code error) {
-    if (error) return finish_failed(error);
-    const unsigned status = parser_.get().result_int();
-    const std::string detail = "HTTP status " + std::to_string(status);
-    const bool expected = status >= target_.config.status_min && status <= target_.config.status_max;
-    finish(expected ? CheckCode::l7ok : CheckCode::l7sts, detail);
-  }
+void ProbeRun::deadline() {
+  const std::chrono::nanoseconds timeout = config().timeout;
+  const uint64_t deadline_ns = started_ns_ + static_cast<uint64_t>(timeout.count());
+  if (monotonic_ns() > deadline_ns + late_max_ns(timeout)) return finish(CheckCode::none, "sluiced was busy");
+  Verdict verdict = when_late();
+  finish(verdict.code, std::move(verdict.detail));
+}
 
-  void finish_failed(error_code error) {
-    if (error == beast::error::timeout)
-      return finish_late(CheckCode::l7tout, "no complete HTTP response header");
-    if (error == http::error::end_of_stream) return finish(CheckCode::l7rsp, "closed without an answer");
-    finish(CheckCode::l7rsp, "not an HTTP response: " + error.message());
-  }
+void ProbeRun::finish(CheckCode code, std::string detail) {
+  if (over_) return;
+  over_ = true;
+  timer_.cancel();
+  close();
+  if (!starting_) return report(code, std::move(detail));
+  boost::asio::post(tools_.io(), [self = shared_from_this(), code, detail = std::move(detail)]() mutable {
+    self->report(code, std::move(detail));
+  });
+}
 
-  void finish_late(CheckCode code, std::string detail) {
-    const std::chrono::nanoseconds timeout = target_.config.timeout;
-    const uint64_t deadline_ns = started_ns_ + static_cast<uint64_t>(timeout.count());
-    if (monotonic_ns() > deadline_ns + late_max_ns(timeout))
-      return finish(CheckCode::none, "sluiced was busy");
-    finish(code, std::move(detail));
-  }
+void ProbeRun::report(CheckCode code, std::string detail) {
+  if (!done_) return;
+  const Probe::Handler done = std::move(done_);
+  done_ = nullptr;
+  done({code, one_line(std::move(detail)), (monotonic_ns() - started_ns_) / 1000});
+}
 
-  void finish(CheckCode code, std::string detail) {
-    error_code ignored;
-    stream_.socket().close(ignored);
-    if (!done_) return;
-    const Handler done = std::move(done_);
-    done_ = nullptr;
-    done({code, std::move(detail), (monotonic_ns() - started_ns_) / 1000});
-  }
+// ---- Probe ------------------------------------------------------------------------------------------------
 
-  beast::tcp_stream stream_;
-  const CheckTarget target_;
-  Handler done_;  // empty once called or cancelled
-  const uint64_t started_ns_;
-  http::request<http::empty_body> request_;
-  http::response_parser<http::empty_body> parser_;
-  beast::flat_buffer buffer_{kResponseHeaderBytesMax};
-};
-
-std::unique_ptr<Probe> Probe::start(asio::io_context& io, const CheckTarget& target, Handler done) {
-  auto run = std::make_shared<Run>(io, target, std::move(done));
-  run->begin();
-  return std::unique_ptr<Probe>(new Probe(std::move(run)));
+std::unique_ptr<Probe> Probe::start(ProbeTools& tools, std::shared_ptr<const CheckTarget> target,
+                                    Handler done) {
+  const RunPtr run = make_run(tools, std::move(target), std::move(done));
+  run->start();
+  return std::unique_ptr<Probe>(new Probe(run));
 }
 
 Probe::~Probe() {

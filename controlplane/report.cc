@@ -80,6 +80,27 @@ std::map<BackendId, uint32_t> slots_of(const TablesView& tables, ServiceId id) {
   return slots;
 }
 
+// The last check, and what was seen since this sluiced began to check the backend.
+json report_check(const Daemon& daemon, const Backend& backend) {
+  json out = {{"result", backend.check_result},
+              {"detail", backend.check_detail},
+              {"duration_us", backend.check_duration_us}};
+  const CheckHistory* history = daemon.checker().history(backend.id);
+  if (history == nullptr) return out;
+  out["done"] = history->done;
+  out["missed"] = history->missed;
+  out["good_in_a_row"] = history->counter.good_in_a_row;
+  out["bad_in_a_row"] = history->counter.bad_in_a_row;
+  if (history->last_ns != 0) out["age_s"] = seconds_since(history->last_ns);
+  if (history->impossible != 0) out["impossible"] = history->last.detail;
+  if (history->last_bad_ns != 0) {
+    out["last_bad"] = {{"result", text(history->last_bad.code)},
+                       {"detail", history->last_bad.detail},
+                       {"age_s", seconds_since(history->last_bad_ns)}};
+  }
+  return out;
+}
+
 json report_backend(const Daemon& daemon, const Service& service, const Backend& backend, uint32_t slots,
                     uint32_t slots_total) {
   json out = {
@@ -89,10 +110,7 @@ json report_backend(const Daemon& daemon, const Service& service, const Backend&
       {"admin", text(backend.admin)},
       {"health", service.config.health.type == HealthConfig::Type::none ? "unchecked" : text(backend.health)},
       {"health_since_s", seconds_since(backend.health_since_ns)},
-      {"check",
-       {{"result", backend.check_result},
-        {"detail", backend.check_detail},
-        {"duration_us", backend.check_duration_us}}},
+      {"check", report_check(daemon, backend)},
       {"weight", backend.weight()},
       {"weight_configured", backend.config.weight},
       {"slots", slots},

@@ -242,6 +242,36 @@ std::optional<int64_t> TableReader::integer(std::string_view key, int64_t min, i
   return std::nullopt;
 }
 
+std::optional<bool> TableReader::boolean(std::string_view key) {
+  const toml::node* found = node(key);
+  if (found == nullptr) return std::nullopt;
+  if (const auto* value = found->as_boolean()) return value->get();
+  wrong_type(key, *found, "true or false", found->is_string() ? "write it without quotes" : "");
+  return std::nullopt;
+}
+
+std::optional<std::vector<std::string>> TableReader::texts(std::string_view key) {
+  const toml::node* found = node(key);
+  if (found == nullptr) return std::nullopt;
+  std::vector<std::string> all;
+  const toml::array* array = found->as_array();
+  if (array == nullptr) {
+    wrong_type(key, *found, "an array of strings", found->is_string() ? "write it as [\"...\"]" : "");
+    return std::nullopt;
+  }
+  bool right = true;
+  for (const toml::node& element : *array) {
+    if (const auto* text = element.as_string()) {
+      all.push_back(text->get());
+    } else {
+      wrong_type(key, element, "an array of strings");
+      right = false;
+    }
+  }
+  if (!right) return std::nullopt;
+  return all;
+}
+
 std::optional<Milliseconds> TableReader::duration(std::string_view key, Milliseconds min, Milliseconds max) {
   const toml::node* found = node(key);
   if (found == nullptr) return std::nullopt;

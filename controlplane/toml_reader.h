@@ -60,6 +60,9 @@ class TableReader {
 
   std::optional<std::string> text(std::string_view key, Need need = Need::optional);
   std::optional<int64_t> integer(std::string_view key, int64_t min, int64_t max, Need need = Need::optional);
+  std::optional<bool> boolean(std::string_view key);
+  // An array of strings.
+  std::optional<std::vector<std::string>> texts(std::string_view key);
   // "200ms", "2s", "15m", "1h"
   std::optional<Milliseconds> duration(std::string_view key, Milliseconds min, Milliseconds max);
   std::optional<IpAddress> address(std::string_view key, Need need = Need::optional);

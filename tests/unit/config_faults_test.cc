@@ -188,8 +188,11 @@ const FaultCase kFaultCases[] = {
      with(right_service(), "ipip", "dsr"),
      {{6, 11, "'forward' is \"dsr\"; it must be \"l2dsr\" or \"ipip\"", "did you mean \"l2dsr\"?"}}},
     {"unknown_health_type",
-     right_service("health = { type = \"https\" }"),
-     {{7, 19, "'type' is \"https\"; it must be \"none\", \"tcp\" or \"http\"", "did you mean \"http\"?"}}},
+     right_service("health = { type = \"htpps\" }"),
+     {{7, 19,
+       "'type' is \"htpps\"; it must be \"none\", \"tcp\", \"tls\", \"http\", \"https\", \"udp\", \"dns\", "
+       "\"icmp\", \"grpc\" or \"command\"",
+       "did you mean \"https\"?"}}},
     {"unknown_initially",
      right_service("initially = \"yes\""),
      {{7, 13, "'initially' is \"yes\"; it must be \"up\" or \"down\""}}},
@@ -227,8 +230,9 @@ const FaultCase kFaultCases[] = {
     {"status_reversed",
      right_service("health = { type = \"http\", status = \"399-200\" }"),
      {{7, 36,
-       "'status' is \"399-200\"; it must be one status like 200 or a range like \"200-399\", from 100 to "
-       "599"}}},
+       "'status' is \"399-200\"; it must be one status like 200, a range like \"200-399\" or several of them "
+       "like "
+       "\"200-299,401\", from 100 to 599"}}},
     {"path_that_ends_the_request_line",
      right_service("health = { type = \"http\", path = \"/ HTTP/1.1\\r\\nX: \" }"),
      {{7, 34,
@@ -237,7 +241,7 @@ const FaultCase kFaultCases[] = {
     {"check_on_udp",
      service_with("health = { type = \"http\" }", "udp") + backend("b1", "10.0.1.11"),
      {{7, 19, "service 'web' is udp: a check needs a TCP port to ask",
-       "health = { type = \"tcp\", port = N }, or { type = \"none\" }"}}},
+       "health = { type = \"http\", port = N }, or { type = \"none\" }"}}},
     {"check_on_any_port",
      service_with("health = { type = \"tcp\" }", "tcp", "0") + backend("b1", "10.0.1.11"),
      {{7, 19, "service 'web' has any port: a check needs one of its own",

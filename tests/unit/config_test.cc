@@ -50,7 +50,7 @@ TEST(Config, ReadsTheExample) {
   web.protocol = wire::kProtoTcp;
   web.forward = Forward::ipip;
   web.health.type = HealthConfig::Type::http;
-  web.health.interval = Milliseconds(200);
+  web.health.interval = web.health.fast_interval = Milliseconds(200);
   web.health.timeout = Milliseconds(100);
   web.health.rise = 2;
   web.health.fall = 2;
@@ -79,6 +79,8 @@ path = "/live?a=b"
 host = "dns.example"
 status = "200-204"
 interval = "1m"
+fast_interval = "1500ms"
+jitter = "10%"
 timeout = "1s"
 rise = 4
 fall = 5
@@ -99,16 +101,17 @@ fall = 5
   dns.idle_established_s = 864'000;
   dns.idle_closing_s = 1;
   dns.idle_udp_s = 180;
-  dns.health = {HealthConfig::Type::http,
-                8080,
-                "/live?a=b",
-                "dns.example",
-                200,
-                204,
-                Milliseconds(60'000),
-                Milliseconds(1000),
-                4,
-                5};
+  dns.health.type = HealthConfig::Type::http;
+  dns.health.port = 8080;
+  dns.health.path = "/live?a=b";
+  dns.health.host = "dns.example";
+  dns.health.status = {{200, 204}};
+  dns.health.interval = Milliseconds(60'000);
+  dns.health.fast_interval = Milliseconds(1500);
+  dns.health.jitter = Milliseconds(6'000);
+  dns.health.timeout = Milliseconds(1000);
+  dns.health.rise = 4;
+  dns.health.fall = 5;
   dns.backends = {{"a", *IpAddress::parse("2001:db8::a"), 0}, {"b", *IpAddress::parse("10.0.0.2"), 10000}};
   EXPECT_EQ(*right.config, expected);
 }
@@ -121,8 +124,8 @@ TEST(Config, HealthDefaults) {
   ASSERT_TRUE(result.config) << all_texts(result.errors);
   const HealthConfig& health = result.config->services[0].health;
   EXPECT_EQ(health.timeout, Milliseconds(50));
-  EXPECT_EQ(health.status_min, 204);
-  EXPECT_EQ(health.status_max, 204);
+  EXPECT_EQ(health.fast_interval, Milliseconds(50));
+  EXPECT_EQ(health.status, (std::vector<StatusRange>{{204, 204}}));
 
   const ConfigResult without = parse_config(right_service(), "f");
   ASSERT_TRUE(without.config) << all_texts(without.errors);
@@ -212,7 +215,7 @@ TEST(ConfigWarnings, AreNotErrors) {
   EXPECT_NE(result.warnings[0].message.find("656 backends for a table of 65537 slots"), std::string::npos);
   EXPECT_EQ(result.warnings[0].suggestion, "table_size = 655373");
   EXPECT_EQ(result.warnings[1].message, "no backend of service 'web' has weight: it takes no new flows");
-  EXPECT_EQ(result.warnings[2].message, "'path' has no effect unless type = \"http\"");
+  EXPECT_EQ(result.warnings[2].message, "'path' has no effect unless type = \"http\" or \"https\"");
   EXPECT_EQ(result.warnings[2].line, 7u);
 
   // A udp service without `health` is not checked, and says so.
