@@ -20,7 +20,11 @@ void backend_admin(Daemon& daemon, const json& request, uint64_t received_ns, co
   for (const Admin admin : {Admin::ready, Admin::drain, Admin::maint}) {
     if (wanted != text(admin)) continue;
     json response = ok_response();
-    response.update({{"service", named.service}, {"backend", named.backend}, {"admin", wanted}});
+    response.update({{"service", named.service},
+                     {"backend", named.backend},
+                     {"admin", wanted},
+                     {"before", text(daemon.model().backend(*named.place).admin)},
+                     {"after", wanted}});
     return finish_change(daemon, daemon.set_admin(*named.place, admin), received_ns, std::move(response),
                          reply);
   }
@@ -42,7 +46,11 @@ void backend_weight(Daemon& daemon, const json& request, uint64_t received_ns, c
   }
   const auto value = weight->get<uint32_t>();
   json response = ok_response();
-  response.update({{"service", named.service}, {"backend", named.backend}, {"weight", value}});
+  response.update({{"service", named.service},
+                   {"backend", named.backend},
+                   {"weight", value},
+                   {"before", daemon.model().backend(*named.place).weight()},
+                   {"after", value}});
   finish_change(daemon, daemon.set_weight(*named.place, value), received_ns, std::move(response), reply);
 }
 

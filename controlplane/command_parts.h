@@ -19,12 +19,13 @@
 
 namespace sluice {
 
-using Reply = ProtocolServer::Reply;
-
 struct Command {
   std::string_view name;
   // Answers by `reply`, now or later, exactly once.
   void (*run)(Daemon&, const nlohmann::json& request, uint64_t received_ns, const Reply& reply);
+  // Who may use it. What an administrator does is audited: the name, the request's arguments, and of the
+  // answer its generation, "before" and "after" (anything that shows what the command changed), or its error.
+  Role needs = Role::admin;
 };
 std::span<const Command> show_commands();     // command_show.cc
 std::span<const Command> backend_commands();  // command_backend.cc

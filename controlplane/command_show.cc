@@ -38,10 +38,10 @@ void explain_flow(Daemon& daemon, const json& request, uint64_t, const Reply& re
 }
 
 constexpr std::array kCommands = {
-    Command{"show.services", show_services},
-    Command{"show.backends", show_backends},
-    Command{"show.dataplane", show_dataplane},
-    Command{"explain", explain_flow},
+    Command{"show.services", show_services, Role::read},
+    Command{"show.backends", show_backends, Role::read},
+    Command{"show.dataplane", show_dataplane, Role::read},
+    Command{"explain", explain_flow, Role::read},
 };
 
 }  // namespace

@@ -1,16 +1,94 @@
 #include "controlplane/commands.h"
 
+#include <fmt/format.h>
+
 #include "controlplane/command_parts.h"
 #include "controlplane/message.h"
 
 namespace sluice {
+namespace {
 
-void handle_command(Daemon& daemon, const nlohmann::json& request, uint64_t received_ns, const Reply& reply) {
+using nlohmann::json;
+
+// What a text argument may take of an audit event; a whole configuration is told by its size.
+constexpr size_t kAuditedTextMax = 256;
+
+json audited_arguments(const json& request) {
+  json arguments = json::object();
+  for (const auto& [key, value] : request.items()) {
+    if (key == "v" || key == "cmd") continue;
+    const std::string text = value.is_string() ? value.get<std::string>()
+                                               : value.dump(-1, ' ', false, json::error_handler_t::replace);
+    if (text.size() <= kAuditedTextMax) {
+      arguments[key] = value;
+    } else {
+      arguments[key] = fmt::format("({} bytes)", text.size());
+    }
+  }
+  return arguments;
+}
+
+// " service=web backend=b1 weight=50"
+std::string sentence_of(const json& arguments) {
+  std::string out;
+  for (const auto& [key, value] : arguments.items()) {
+    out += fmt::format(" {}={}", key,
+                       value.is_string() ? value.get<std::string>()
+                                         : value.dump(-1, ' ', false, json::error_handler_t::replace));
+  }
+  return out;
+}
+
+void audit(Events& events, const Client& client, const std::string& command, const json& arguments,
+           const json& response) {
+  const bool ok = response.value("ok", false);
+  Event event;
+  event.kind = "audit";
+  event.level = ok ? Event::Level::info : Event::Level::warning;
+  event.service =
+      arguments.value("service", json()).is_string() ? arguments["service"].get<std::string>() : "";
+  event.backend =
+      arguments.value("backend", json()).is_string() ? arguments["backend"].get<std::string>() : "";
+  event.details = {{"uid", client.peer.uid}, {"pid", client.peer.pid}, {"who", client.who()},
+                   {"command", command},     {"arguments", arguments}, {"ok", ok}};
+  if (client.peer.login_user) event.details["login_uid"] = *client.peer.login_user;
+  event.text = fmt::format("{}: {}{}", client.who(), command, sentence_of(arguments));
+  for (const char* key : {"generation", "changed", "before", "after", "code", "error"}) {
+    if (response.contains(key)) event.details[key] = response[key];
+  }
+  if (!ok) {
+    event.text += " refused: " + response.value("error", "");
+  } else if (response.contains("before") && response.contains("after")) {
+    event.text += fmt::format(": {} -> {}", response["before"].dump(), response["after"].dump());
+  }
+  events.add(std::move(event));
+}
+
+void run(const Command& command, Daemon& daemon, const json& request, uint64_t received_ns,
+         const Reply& reply) {
+  const Client& client = reply.client();
+  if (client.role < command.needs) {
+    const Error refusal = daemon.interfaces().access().refusal(client, command.needs);
+    audit(daemon.events(), client, std::string(command.name), audited_arguments(request),
+          error_response(kCodeDenied, refusal));
+    return reply(error_response(kCodeDenied, refusal));
+  }
+  if (command.needs != Role::admin) return command.run(daemon, request, received_ns, reply);
+  command.run(daemon, request, received_ns,
+              reply.with_tap([&daemon, client, name = std::string(command.name),
+                              arguments = audited_arguments(request)](const json& response) {
+                audit(daemon.events(), client, name, arguments, response);
+              }));
+}
+
+}  // namespace
+
+void handle_command(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
   const auto name = request.at("cmd").get<std::string>();
   std::vector<std::string_view> names;
   for (const std::span<const Command> commands : {show_commands(), backend_commands(), config_commands()}) {
     for (const Command& command : commands) {
-      if (command.name == name) return command.run(daemon, request, received_ns, reply);
+      if (command.name == name) return run(command, daemon, request, received_ns, reply);
       names.push_back(command.name);
     }
   }

@@ -22,7 +22,7 @@
 
 namespace sluice {
 
-void handle_command(Daemon& daemon, const nlohmann::json& request, uint64_t received_ns,
-                    const ProtocolServer::Reply& reply);
+// Refuses what the client's role does not allow, and audits what needs the role admin.
+void handle_command(Daemon& daemon, const nlohmann::json& request, uint64_t received_ns, const Reply& reply);
 
 }  // namespace sluice

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "controlplane/health_config.h"
+#include "controlplane/interface_config.h"
 #include "src/address.h"
 #include "src/size_limits.h"
 #include "src/tables.h"
@@ -51,6 +52,7 @@ struct Config {
   std::string secret{
       kDefaultSecretText};              // `secret = "..."` at the top: the same on all balancers of a cluster
   std::vector<ServiceConfig> services;  // at least one: an emptied file must not take everything down
+  InterfaceConfig interfaces;
 
   bool operator==(const Config&) const = default;
 };

@@ -218,6 +218,7 @@ Config read_config(const toml::table& root, DiagnosticSink& sink) {
   if (config.secret.empty()) reader.reject("secret", "a text, the same on all balancers of a cluster");
 
   const auto tables = reader.tables("service", "[[service]]");
+  config.interfaces = read_interfaces(reader);
   FileUses uses;
   for (const toml::table* table : tables.value_or(std::vector<const toml::table*>())) {
     config.services.push_back(read_service(*table, sink, reader, uses));

@@ -14,6 +14,9 @@ namespace sluice {
 
 Config read_config(const toml::table& root, DiagnosticSink& sink);
 
+// [control], [http], [[hook]] of the file.
+InterfaceConfig read_interfaces(TableReader& root);
+
 // `health = { ... }` of a service; its port and protocol are in `config` when port_is_known.
 void read_health(TableReader& service, const toml::table& table, bool port_is_known, ServiceConfig& config);
 // What needs the backends as well, which are read after it.

@@ -8,7 +8,6 @@
 
 #include <fmt/format.h>
 
-#include "controlplane/commands.h"
 #include "controlplane/compile.h"
 #include "controlplane/published.h"
 
@@ -53,7 +52,9 @@ Daemon::Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publis
       dataplane_(options.directory),
       signals_(io, SIGTERM, SIGINT, SIGHUP),
       tick_(io) {
-  rollout_ = std::make_unique<Rollout>(io, model_, publisher_, dataplane_, [this] { follow_steering(); });
+  events_.set_log(options.log_format, options.log_least);
+  rollout_ =
+      std::make_unique<Rollout>(io, model_, publisher_, dataplane_, events_, [this] { follow_steering(); });
   checker_ = std::make_unique<HealthChecker>(
       io, options.checks_at_a_time,
       [this](BackendId id, const CheckResult& result, Health health) { on_check(id, result, health); });
@@ -77,13 +78,9 @@ Result<Done> Daemon::begin(const Config& config) {
   const Result<Change> adopted = adopt(config);
   if (!adopted) return adopted.error();
 
-  Result<std::unique_ptr<ProtocolServer>> server = ProtocolServer::listen(
-      io_, socket_path(options_.directory),
-      [this](const nlohmann::json& request, uint64_t received_ns, const ProtocolServer::Reply& reply) {
-        handle_command(*this, request, received_ns, reply);
-      });
-  if (!server) return server.error();
-  server_ = std::move(*server);
+  Result<std::unique_ptr<Interfaces>> interfaces = Interfaces::open(io_, *this, config.interfaces);
+  if (!interfaces) return interfaces.error();
+  interfaces_ = std::move(*interfaces);
   wait_for_signals();
   note(Event::Level::info, "started",
        fmt::format("sluiced " SLUICE_VERSION " runs instance {}: {} services, generation {}",
@@ -272,6 +269,7 @@ Daemon::Reload Daemon::reload() {
     return outcome;
   }
   outcome.change = adopt(*loaded.config);
+  if (outcome.change) interfaces_->follow(loaded.config->interfaces);
   if (!outcome.change) {
     note(Event::Level::error, "config_refused",
          fmt::format("{} not taken over, the old configuration stays: {}", options_.config_path,

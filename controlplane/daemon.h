@@ -26,9 +26,9 @@
 #include "controlplane/dataplane_view.h"
 #include "controlplane/events.h"
 #include "controlplane/health.h"
+#include "controlplane/interfaces.h"
 #include "controlplane/model.h"
 #include "controlplane/neighbours.h"
-#include "controlplane/protocol.h"
 #include "controlplane/publish.h"
 #include "controlplane/rollout.h"
 #include "controlplane/steer_map.h"
@@ -40,6 +40,8 @@ struct DaemonOptions {
   std::string config_path;
   std::string directory;             // the instance's; the caller holds its lock
   uint32_t checks_at_a_time = 1024;  // health checks running at once
+  Events::LogFormat log_format = Events::LogFormat::text;
+  Event::Level log_least = Event::Level::info;
 };
 
 class Daemon {
@@ -59,6 +61,7 @@ class Daemon {
   Events& events() { return events_; }
   HealthChecker& checker() { return *checker_; }
   const HealthChecker& checker() const { return *checker_; }
+  const Interfaces& interfaces() const { return *interfaces_; }
   uint64_t started_ns() const { return started_ns_; }
 
   // A published change, or none because things were so already.
@@ -121,7 +124,7 @@ class Daemon {
   std::string steering_fault_;
   uint64_t steering_tried_ns_ = 0;
   uint64_t steered_edition_ = 0;  // Model::edition() that the map is equal to
-  std::unique_ptr<ProtocolServer> server_;
+  std::unique_ptr<Interfaces> interfaces_;
   boost::asio::signal_set signals_;
   boost::asio::steady_timer tick_;
   uint64_t starts_seen_ = 0;

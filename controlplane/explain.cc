@@ -1,11 +1,11 @@
 #include "controlplane/explain.h"
 
-#include <charconv>
 #include <optional>
 #include <string>
 
 #include <fmt/format.h>
 
+#include "controlplane/endpoint.h"
 #include "controlplane/message.h"
 #include "controlplane/report.h"
 #include "src/flow_key.h"
@@ -17,27 +17,6 @@ namespace sluice {
 namespace {
 
 using nlohmann::json;
-
-struct Endpoint {
-  IpAddress address;
-  uint16_t port = 0;
-};
-
-std::optional<Endpoint> parse_endpoint(std::string_view text) {
-  const size_t colon = text.rfind(':');
-  if (colon == std::string_view::npos) return std::nullopt;
-  std::string_view host = text.substr(0, colon);
-  const std::string_view port = text.substr(colon + 1);
-  const bool bracketed = host.size() > 2 && host.front() == '[' && host.back() == ']';
-  if (bracketed) host = host.substr(1, host.size() - 2);
-  const std::optional<IpAddress> address = IpAddress::parse(host);
-  // An IPv6 address without brackets leaves open where the port begins.
-  if (!address || (!bracketed && host.find(':') != std::string_view::npos)) return std::nullopt;
-  Endpoint endpoint{*address, 0};
-  const auto [end, fault] = std::from_chars(port.data(), port.data() + port.size(), endpoint.port);
-  if (fault != std::errc() || end != port.data() + port.size()) return std::nullopt;
-  return endpoint;
-}
 
 Error bad_endpoint(const char* which, std::string_view text) {
   return {fmt::format("{} '{}' is not ADDRESS:PORT", which, text),

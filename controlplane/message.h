@@ -18,6 +18,8 @@ inline constexpr const char* kCodeNotFound = "not_found";
 inline constexpr const char* kCodeSyntax = "config_syntax";      // configuration file: unreadable or not TOML
 inline constexpr const char* kCodeSemantic = "config_semantic";  // configuration file: contradicts itself
 inline constexpr const char* kCodeFailed = "failed";
+inline constexpr const char* kCodeDenied = "denied";  // the client's role does not allow it (access.h)
+inline constexpr const char* kCodeBusy = "busy";      // nothing was done: try again in a moment
 
 std::string socket_path(const std::string& directory);
 nlohmann::json ok_response();

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 namespace sluice {
 namespace {
@@ -20,11 +19,12 @@ std::chrono::microseconds step(uint64_t waited_ns) {
 
 }  // namespace
 
-Rollout::Rollout(boost::asio::io_context& io, Model& model, Publisher& publisher,
-                 DataplaneView& dataplane, std::function<void()> on_settled)
+Rollout::Rollout(boost::asio::io_context& io, Model& model, Publisher& publisher, DataplaneView& dataplane,
+                 Events& events, std::function<void()> on_settled)
     : model_(model),
       publisher_(publisher),
       dataplane_(dataplane),
+      events_(events),
       on_settled_(std::move(on_settled)),
       gather_(io),
       poll_(io) {}
@@ -36,13 +36,21 @@ Result<Compiled> Rollout::publish() {
   if (!compiled) return compiled.error();
   // All that was gathered is in it.
   if (std::exchange(gathers_, false)) gather_.cancel();
-  if (std::exchange(fault_logged_, false)) spdlog::info("publishing works again");
+  if (std::exchange(fault_logged_, false))
+    events_.add(Event::Level::info, "publish_works", "publishing works again");
   if (compiled->generation != number_before) {
     last_ = *compiled;
     published_ns_ = monotonic_ns();
     settled_ = false;
-    spdlog::info("published generation {}: {} lookup tables built, {:.2f} ms", compiled->generation,
-                 compiled->tables_built, static_cast<double>(compiled->build_ns) / 1e6);
+    Event event;
+    event.kind = "generation_published";
+    event.text =
+        fmt::format("published generation {}: {} lookup tables built, {:.2f} ms", compiled->generation,
+                    compiled->tables_built, static_cast<double>(compiled->build_ns) / 1e6);
+    event.details = {{"generation", compiled->generation},
+                     {"tables_built", compiled->tables_built},
+                     {"build_us", static_cast<double>(compiled->build_ns) / 1e3}};
+    events_.add(std::move(event));
   }
   start_polling();
   return compiled;
@@ -61,7 +69,8 @@ void Rollout::publish_after(std::chrono::milliseconds delay) {
     const Result<Compiled> done = publish();
     if (done) return;
     if (!std::exchange(fault_logged_, true))
-      spdlog::error("not published, will be tried again: {}", done.error().text());
+      events_.add(Event::Level::error, "publish_failed",
+                  "not published, will be tried again: " + done.error().text());
     publish_after(kRetry);
   });
 }
@@ -100,6 +109,7 @@ void Rollout::poll() {
   const bool out_of_patience = waited_ns > static_cast<uint64_t>(std::chrono::nanoseconds(kPatience).count());
   if (!settled_ && (acknowledged >= newest || out_of_patience)) {
     settled_ = true;
+    tell_settled(seen, newest, acknowledged >= newest, waited_ns);
     on_settled_();
   }
   if (acknowledged >= newest && waiting_.empty()) {
@@ -110,6 +120,24 @@ void Rollout::poll() {
   poll_.async_wait([this](const boost::system::error_code& error) {
     if (!error) poll();
   });
+}
+
+void Rollout::tell_settled(const DataplaneView::Acknowledged& seen, uint64_t newest, bool acknowledged,
+                           uint64_t waited_ns) {
+  if (!dataplane_.is_running() || (acknowledged && !events_.wants_debug())) return;
+  Event event;
+  event.level = acknowledged ? Event::Level::debug : Event::Level::warning;
+  event.kind = acknowledged ? "generation_acknowledged" : "generation_late";
+  event.text = acknowledged
+                   ? fmt::format("generation {} acknowledged by {} workers", newest, seen.workers_active)
+                   : fmt::format("generation {} is not acknowledged by {} after {:.1f} s", newest,
+                                 seen.workers_active == 0 ? "the data plane, which is starting,"
+                                                          : fmt::format("worker {}", seen.slowest_worker),
+                                 static_cast<double>(waited_ns) / 1e9);
+  event.details = {{"generation", newest},
+                   {"workers", seen.workers_active},
+                   {"waited_us", static_cast<double>(waited_ns) / 1e3}};
+  events_.add(std::move(event));
 }
 
 void Rollout::answer(const DataplaneView::Acknowledged& seen, uint64_t acknowledged, uint64_t now_ns) {

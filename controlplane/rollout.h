@@ -16,6 +16,7 @@
 
 #include "controlplane/compile.h"
 #include "controlplane/dataplane_view.h"
+#include "controlplane/events.h"
 #include "controlplane/model.h"
 #include "controlplane/publish.h"
 
@@ -42,9 +43,11 @@ class Rollout {
   // acknowledge).
   static constexpr std::chrono::milliseconds kRetry{100};
 
-  // `on_settled` is called whenever everything published is acknowledged, or kPatience has passed.
+  // `on_settled` is called whenever everything published is acknowledged, or kPatience has passed. Events:
+  // generation_published; generation_acknowledged (level debug: one for each would be a line more for each
+  // command) or generation_late; publish_failed and publish_works.
   Rollout(boost::asio::io_context& io, Model& model, Publisher& publisher, DataplaneView& dataplane,
-          std::function<void()> on_settled);
+          Events& events, std::function<void()> on_settled);
 
   // Publishes what the model says now. The current generation when nothing differs. On an Error nothing is
   // published, and what publish_soon was asked for stays due.
@@ -68,11 +71,14 @@ class Rollout {
   void publish_after(std::chrono::milliseconds delay);
   void start_polling();
   void poll();
+  void tell_settled(const DataplaneView::Acknowledged& seen, uint64_t newest, bool acknowledged,
+                    uint64_t waited_ns);
   void answer(const DataplaneView::Acknowledged& seen, uint64_t acknowledged, uint64_t now_ns);
 
   Model& model_;
   Publisher& publisher_;
   DataplaneView& dataplane_;
+  Events& events_;
   const std::function<void()> on_settled_;
   boost::asio::steady_timer gather_;
   boost::asio::steady_timer poll_;

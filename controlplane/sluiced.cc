@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 #include <string>
 
 #include <CLI/CLI.hpp>
@@ -20,7 +21,7 @@ namespace sluice {
 namespace {
 
 constexpr rlim_t kDescriptorsWanted = 65'536;
-constexpr rlim_t kDescriptorsKept = 512;  // for clients, segments and logs, beside the checks' sockets
+constexpr rlim_t kDescriptorsKept = 1024;  // for clients, segments and logs, beside the checks' sockets
 
 // As many descriptors as the system lets us have; says how many checks may run at once with them.
 uint32_t raise_descriptor_limit() {
@@ -42,7 +43,8 @@ int fail(const Error& error) {
   return kExitFailure;
 }
 
-int run(const std::string& config_path, const std::string& directory) {
+int run(const std::string& config_path, const std::string& directory, Events::LogFormat log_format,
+        Event::Level log_least) {
   if (const Result<Done> made = make_instance_directory(directory); !made) return fail(made.error());
   const Result<InstanceLock> lock = InstanceLock::acquire(directory, kDaemonLock);
   if (!lock) return fail(lock.error());
@@ -56,6 +58,8 @@ int run(const std::string& config_path, const std::string& directory) {
   signal(SIGPIPE, SIG_IGN);  // a log reader that goes away must not end the daemon
   boost::asio::io_context io(1);
   DaemonOptions options{config_path, directory, raise_descriptor_limit()};
+  options.log_format = log_format;
+  options.log_least = log_least;
   const Result<std::unique_ptr<Daemon>> daemon = Daemon::start(io, options, *loaded.config);
   if (!daemon) return fail(daemon.error());
   io.run();
@@ -70,6 +74,19 @@ int main(int argc, char** argv) {
   std::string config_path, directory;
   app.add_option("CONFIG", config_path, "configuration file (TOML)")->required();
   app.add_option("--dir", directory, "directory of the instance (default: $SLUICE_DIR or /dev/shm/sluice)");
+  auto log_format = sluice::Events::LogFormat::text;
+  app.add_option("--log-format", log_format, "text, or json: one event a line")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, sluice::Events::LogFormat>{
+          {"text", sluice::Events::LogFormat::text}, {"json", sluice::Events::LogFormat::json}}))
+      ->option_text("text|json");
+  auto log_least = sluice::Event::Level::info;
+  app.add_option("--log-level", log_least, "what is logged from here on: debug has each check's result")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, sluice::Event::Level>{{"debug", sluice::Event::Level::debug},
+                                                      {"info", sluice::Event::Level::info},
+                                                      {"warning", sluice::Event::Level::warning},
+                                                      {"error", sluice::Event::Level::error}}))
+      ->option_text("debug|info|warning|error");
   app.set_version_flag("--version", std::string("sluiced " SLUICE_VERSION));
   try {
     app.parse(argc, argv);
@@ -77,7 +94,6 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? sluice::kExitOk : sluice::kExitUsage;
   }
   spdlog::set_default_logger(spdlog::stderr_logger_st("sluiced"));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
-  spdlog::flush_on(spdlog::level::info);
-  return sluice::run(config_path, sluice::instance_directory(directory));
+  spdlog::flush_on(spdlog::level::debug);
+  return sluice::run(config_path, sluice::instance_directory(directory), log_format, log_least);
 }

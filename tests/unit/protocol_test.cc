@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -16,6 +17,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <grp.h>
 #include <gtest/gtest.h>
 
 #include "controlplane/client.h"
@@ -51,15 +53,20 @@ class Client {
   // Without its newline; empty at the end of the connection.
   std::string line() {
     std::string text;
-    char c;
-    while (recv(fd_, &c, 1, 0) == 1) {
-      if (c == '\n') return text;
-      text += c;
+    for (;;) {
+      const size_t end = received_.find('\n');
+      text.append(received_, 0, end);
+      received_.erase(0, end == std::string::npos ? end : end + 1);
+      if (end != std::string::npos) return text;
+      char part[65'536];
+      const ssize_t n = recv(fd_, part, sizeof part, 0);
+      if (n <= 0) return text;
+      received_.assign(part, static_cast<size_t>(n));
     }
-    return text;
   }
   json response() { return json::parse(line(), nullptr, false); }
   bool is_closed() {
+    if (!received_.empty()) return false;
     char c;
     const ssize_t got = recv(fd_, &c, 1, 0);
     // A server that closes with bytes still unread resets, also a unix socket.
@@ -68,6 +75,7 @@ class Client {
 
  private:
   const int fd_;
+  std::string received_;  // not handed out yet
 };
 
 // The server on a thread of its own; echoes requests, and answers "later" ones after other work.
@@ -84,7 +92,10 @@ class ProtocolTest : public testing::Test {
           requests_++;
           json response = ok_response();
           response["echo"] = request;
+          response["role"] = text(reply.client().role);
           if (request["cmd"] == "silent") return;
+          if (request["cmd"] == "stream") return stream(reply);
+          if (request["cmd"] == "flood") return flood(reply);
           if (request["cmd"] == "big") response["filler"] = std::string(1 << 20, 'x');
           if (request["cmd"] != "later") return reply(response);
           boost::asio::post(io_, [reply, response] { reply(response); });
@@ -108,19 +119,118 @@ class ProtocolTest : public testing::Test {
     EXPECT_EQ(client.response()["echo"]["cmd"], "ping");
   }
 
+  // One part, then nothing until finish_streams.
+  void stream(const Reply& reply) {
+    EXPECT_TRUE(reply.part({{"v", 1}, {"part", 1}}));
+    reply.on_close([this] { gone_++; });
+    streams_.push_back(reply);
+  }
+  void finish_streams() {
+    for (const Reply& reply : streams_)
+      reply(ok_response());
+    streams_.clear();
+  }
+  // As many parts as are taken at once, and when they are read the answer with their number.
+  void flood(const Reply& reply) {
+    uint64_t sent = 0;
+    while (reply.part({{"v", 1}, {"filler", std::string(1000, 'x')}}))
+      sent++;
+    reply.after_sent([reply, sent] {
+      json response = ok_response();
+      response["sent"] = sent;
+      reply(response);
+    });
+  }
+
   std::string directory_;
   boost::asio::io_context io_;
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_{io_.get_executor()};
   std::unique_ptr<ProtocolServer> server_;
   std::thread thread_;
   std::atomic<int> requests_{0};
+  std::atomic<int> gone_{0};
+  std::vector<Reply> streams_;
 };
 
-TEST_F(ProtocolTest, OnlyOwnerAndGroupMayConnect) {
+TEST_F(ProtocolTest, WithoutGroupsOnlyTheOwnerMayConnect) {
   serve();
   struct stat status;
   ASSERT_EQ(stat(path().c_str(), &status), 0);
-  EXPECT_EQ(status.st_mode & 0777, 0660u);
+  EXPECT_EQ(status.st_mode & 0777, 0600u);
+  Access access;
+  access.read_group = 4711;
+  ASSERT_TRUE(server_->set_access(access));
+  ASSERT_EQ(stat(path().c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0666u) << "the daemon decides, by what the kernel says of the peer";
+}
+
+// What a process of this user and these groups is answered; "" when it cannot even connect.
+std::string answer_to(const std::string& path, const std::string& request, uid_t uid,
+                      std::vector<gid_t> groups) {
+  int answer[2];
+  EXPECT_EQ(pipe(answer), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    // Only system calls here: other threads' locks may be held.
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
+    if (setgroups(groups.size(), groups.data()) != 0 || setgid(60'000) != 0 || setuid(uid) != 0) _exit(1);
+    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) _exit(2);
+    char buffer[4096];
+    for (size_t sent = 0; sent < request.size();) {
+      const ssize_t n = ::send(fd, request.data() + sent, request.size() - sent, MSG_NOSIGNAL);
+      if (n <= 0) break;
+      sent += static_cast<size_t>(n);
+    }
+    shutdown(fd, SHUT_WR);
+    ssize_t n;
+    while ((n = recv(fd, buffer, sizeof buffer, 0)) > 0) {
+      if (write(answer[1], buffer, static_cast<size_t>(n)) != n) break;
+    }
+    _exit(0);
+  }
+  close(answer[1]);
+  std::string text;
+  char buffer[4096];
+  ssize_t n;
+  while ((n = read(answer[0], buffer, sizeof buffer)) > 0)
+    text.append(buffer, static_cast<size_t>(n));
+  close(answer[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_NE(WEXITSTATUS(status), 1) << "the child has another user";
+  return text;
+}
+
+TEST_F(ProtocolTest, TheKernelSaysWhoAClientIsAndGroupsGiveRoles) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root, to be others";
+  ASSERT_EQ(chmod(directory_.c_str(), 0755), 0);
+  ProtocolServer::Options options;
+  options.access.admin_group = 60'001;
+  options.access.read_group = 60'002;
+  options.access.read_group_name = "readers";
+  serve(options);
+  const auto role_of = [&](uid_t uid, std::vector<gid_t> groups) {
+    return json::parse(answer_to(path(), "{\"v\":1,\"cmd\":\"x\"}\n", uid, std::move(groups)), nullptr,
+                       false);
+  };
+  EXPECT_EQ(role_of(0, {})["role"], "admin");
+  EXPECT_EQ(role_of(60'000, {60'001})["role"], "admin");
+  EXPECT_EQ(role_of(60'000, {60'002, 60'003})["role"], "read");
+  EXPECT_EQ(role_of(60'000, {60'002, 60'001})["role"], "admin");
+  const json stranger = role_of(60'000, {60'003});
+  EXPECT_EQ(stranger["code"], kCodeDenied);
+  EXPECT_NE(stranger["error"].get<std::string>().find("uid 60000"), std::string::npos);
+  EXPECT_NE(stranger["remedy"].get<std::string>().find("'readers'"), std::string::npos);
+
+  // A reader's lines are short, an administrator's may be a configuration.
+  const std::string longer = "{\"v\":1,\"cmd\":\"x\",\"pad\":\"" + std::string(kLineBytesMax, 'p') + "\"}\n";
+  EXPECT_EQ(json::parse(answer_to(path(), longer, 60'000, {60'002}), nullptr, false)["code"],
+            kCodeBadRequest);
+  EXPECT_EQ(json::parse(answer_to(path(), longer, 60'000, {60'001}), nullptr, false)["ok"], true);
+  expect_healthy();
 }
 
 TEST_F(ProtocolTest, RequestsOfOneConnectionAreAnsweredInOrder) {
@@ -169,9 +279,9 @@ TEST_F(ProtocolTest, TheLongestLineIsServedAndALongerOneEndsTheConnectionWithAnE
     return prefix + std::string(bytes - prefix.size() - suffix.size(), 'p') + suffix + "\n";
   };
   Client longest(path());
-  longest.send(line_of(kLineBytesMax));
+  longest.send(line_of(kAdminLineBytesMax));
   EXPECT_EQ(longest.response()["ok"], true);
-  for (const size_t bytes : {kLineBytesMax + 1, kLineBytesMax * 40}) {
+  for (const size_t bytes : {kAdminLineBytesMax + 1, kAdminLineBytesMax * 2}) {
     Client client(path());
     client.send(line_of(bytes));
     const json response = client.response();
@@ -211,6 +321,65 @@ TEST_F(ProtocolTest, AnIdleOrHalfSentClientIsClosedAfterAWhile) {
   expect_healthy();
 }
 
+TEST_F(ProtocolTest, HalfOpenClientsGiveTheirPlaceToThoseWhoAsk) {
+  ProtocolServer::Options options;
+  options.clients_max = 8;
+  options.seat_safe = std::chrono::milliseconds(0);
+  serve(options);
+  std::vector<std::unique_ptr<Client>> half_open;
+  for (int i = 0; i < 40; i++) {
+    half_open.push_back(std::make_unique<Client>(path()));
+    if (i % 2 == 0) half_open.back()->send("{\"v\":1,");
+    expect_healthy();
+  }
+  EXPECT_TRUE(half_open.front()->is_closed());
+}
+
+TEST_F(ProtocolTest, AClientWhoseRequestIsAtWorkKeepsItsPlace) {
+  ProtocolServer::Options options;
+  options.clients_max = 2;
+  options.seat_safe = std::chrono::milliseconds(0);
+  serve(options);
+  Client first(path()), second(path());
+  for (Client* client : {&first, &second}) {
+    client->send("{\"v\":1,\"cmd\":\"stream\"}\n");
+    EXPECT_EQ(client->response()["part"], 1);
+  }
+  Client refused(path());
+  EXPECT_EQ(refused.response()["code"], kCodeBusy);
+  boost::asio::post(io_, [this] { finish_streams(); });
+  EXPECT_EQ(first.response()["ok"], true);
+  EXPECT_EQ(second.response()["ok"], true);
+}
+
+TEST_F(ProtocolTest, AStreamTellsTheOtherSideWhenItsClientIsGone) {
+  serve();
+  {
+    Client client(path());
+    client.send("{\"v\":1,\"cmd\":\"stream\"}\n");
+    EXPECT_EQ(client.response()["part"], 1);
+    EXPECT_EQ(gone_, 0);
+  }
+  for (int i = 0; i < 500 && gone_ == 0; i++)
+    usleep(10'000);
+  EXPECT_EQ(gone_, 1);
+}
+
+TEST_F(ProtocolTest, AStreamThatIsNotReadIsBoundedAndEndsWithItsAnswer) {
+  serve();
+  Client client(path());
+  client.send("{\"v\":1,\"cmd\":\"flood\"}\n");
+  uint64_t parts = 0;
+  json line;
+  for (line = client.response(); line.is_object() && !line.contains("ok"); line = client.response())
+    parts++;
+  EXPECT_EQ(line["sent"], parts) << "what part() took is what arrives";
+  EXPECT_GT(parts, kStreamBytesMax / 2 / 1000);
+  EXPECT_LT(parts, 3 * kStreamBytesMax / 1000);
+  client.send("{\"v\":1,\"cmd\":\"after\"}\n");
+  EXPECT_EQ(client.response()["echo"]["cmd"], "after");
+}
+
 TEST_F(ProtocolTest, BeyondTheMostClientsNewOnesAreTurnedAwayAndOldOnesServed) {
   ProtocolServer::Options options;
   options.clients_max = 3;
@@ -222,7 +391,7 @@ TEST_F(ProtocolTest, BeyondTheMostClientsNewOnesAreTurnedAwayAndOldOnesServed) {
     EXPECT_EQ(clients.back()->response()["ok"], true);
   }
   Client refused(path());
-  EXPECT_EQ(refused.response()["code"], kCodeFailed);
+  EXPECT_EQ(refused.response()["code"], kCodeBusy);
   EXPECT_TRUE(refused.is_closed());
   clients.back()->send("{\"v\":1,\"cmd\":\"still\"}\n");
   EXPECT_EQ(clients.back()->response()["echo"]["cmd"], "still");

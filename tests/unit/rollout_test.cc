@@ -43,7 +43,7 @@ class RolloutTest : public testing::Test {
       backend.next_hop.resolved = true;
     }
     view_.emplace(directory_);
-    rollout_.emplace(io_, model_, *publisher_, *view_, [this] { settled_++; });
+    rollout_.emplace(io_, model_, *publisher_, *view_, events_, [this] { settled_++; });
   }
   void TearDown() override { std::filesystem::remove_all(directory_); }
 
@@ -102,6 +102,7 @@ class RolloutTest : public testing::Test {
   Model model_;
   std::optional<Publisher> publisher_;
   std::optional<DataplaneView> view_;
+  Events events_;
   std::optional<Rollout> rollout_;
   InstanceLock lock_;
   Segment stats_segment_;
