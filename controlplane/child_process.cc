@@ -11,7 +11,6 @@
 #include <array>
 #include <cstring>
 
-#include <boost/asio/buffer.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <spawn.h>
 
@@ -69,10 +68,8 @@ class ChildProcess::Run : public std::enable_shared_from_this<Run> {
       : pid_(pid), pidfd_(io, pidfd), output_(io, output), output_max_(output_max), done_(std::move(done)) {}
 
   void begin() {
-    read();
-    pidfd_.async_wait(stream_descriptor::wait_read, [self = shared_from_this()](const error_code& error) {
-      if (!error) self->ended();
-    });
+    read_later();
+    end_later();
   }
 
   // The leader is not waited for yet: as long as it is in the process table nobody else has its number.
@@ -81,18 +78,37 @@ class ChildProcess::Run : public std::enable_shared_from_this<Run> {
   }
 
  private:
-  void read() {
-    output_.async_read_some(boost::asio::buffer(buffer_),
-                            [self = shared_from_this()](const error_code& error, size_t bytes) {
-                              if (error) return;
-                              self->took(bytes);
-                              self->read();
-                            });
+  // Both waits may be told of something that is not there, so both look for themselves.
+  void read_later() {
+    output_.async_wait(stream_descriptor::wait_read, [self = shared_from_this()](const error_code& error) {
+      if (!error && self->read()) self->read_later();
+    });
   }
 
-  void took(size_t bytes) {
-    const size_t room = kOutputKept - exit_.output.size();
-    exit_.output.append(buffer_.data(), std::min(bytes, room));
+  void end_later() {
+    pidfd_.async_wait(stream_descriptor::wait_read, [self = shared_from_this()](const error_code& error) {
+      if (error) return;
+      siginfo_t info = {};
+      const int looked = waitid(P_PID, static_cast<id_t>(self->pid_), &info, WEXITED | WNOHANG | WNOWAIT);
+      if (looked == 0 && info.si_pid == 0) return self->end_later();
+      self->ended();
+    });
+  }
+
+  // What is there, but no more than a turn's share; false at the end of it.
+  bool read() {
+    std::array<char, 16 * 1024> buffer;
+    for (int i = 0; i < 4; i++) {
+      const ssize_t bytes = ::read(output_.native_handle(), buffer.data(), buffer.size());
+      if (bytes == 0) return false;
+      if (bytes < 0) return errno == EAGAIN || errno == EINTR;
+      took(buffer.data(), static_cast<size_t>(bytes));
+    }
+    return true;
+  }
+
+  void took(const char* data, size_t bytes) {
+    exit_.output.append(data, std::min(bytes, kOutputKept - exit_.output.size()));
     printed_ += bytes;
     if (printed_ <= output_max_ || exit_.too_long) return;
     exit_.too_long = true;
@@ -100,13 +116,9 @@ class ChildProcess::Run : public std::enable_shared_from_this<Run> {
   }
 
   void ended() {
-    // What is still in the pipe belongs to it; what its children go on to print does not.
+    // A pipe holds no more than a turn's share. What its children go on to print is nobody's.
+    read();
     error_code error;
-    output_.non_blocking(true, error);
-    while (!error && printed_ <= output_max_) {
-      const size_t bytes = output_.read_some(boost::asio::buffer(buffer_), error);
-      if (!error) took(bytes);
-    }
     output_.close(error);
     kill();
     is_gone_ = true;
@@ -127,7 +139,6 @@ class ChildProcess::Run : public std::enable_shared_from_this<Run> {
   Exit exit_;
   size_t printed_ = 0;
   bool is_gone_ = false;
-  std::array<char, 16 * 1024> buffer_;
 };
 
 Result<std::unique_ptr<ChildProcess>> ChildProcess::start(boost::asio::io_context& io, const Command& command,
@@ -135,6 +146,7 @@ Result<std::unique_ptr<ChildProcess>> ChildProcess::start(boost::asio::io_contex
   const std::string& program = command.arguments.front();
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return cannot(program, errno);
+  fcntl(ends[0], F_SETFL, O_NONBLOCK);  // our end only
   pid_t pid = -1;
   int error = 0;
   {
