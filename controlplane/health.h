@@ -66,7 +66,7 @@ struct CheckHistory {
 struct CheckerTotals {
   uint64_t started = 0;
   uint64_t missed = 0;
-  uint64_t late_max_us = 0;  // the most that a check began after its time
+  uint64_t late_max_us = 0;  // the most that a check began after its time, since forget_late_max()
   uint32_t running = 0;
   uint32_t waiting = 0;
 };
@@ -93,6 +93,7 @@ class HealthChecker {
   // nullptr: not watched. Valid until the loop goes on.
   const CheckHistory* history(BackendId id) const;
   CheckerTotals totals() const;
+  void forget_late_max() { totals_.late_max_us = 0; }
 
  private:
   using Clock = boost::asio::chrono::steady_clock;

@@ -29,7 +29,7 @@ build() {
   ensure_packages
   step "build: $BUILD"
   configure "$BUILD" --buildtype=release -Dnative=true
-  compile "$BUILD" perf/{change,flow_table,hash,maglev,parse,pipeline,publish}_bench \
+  compile "$BUILD" perf/{change,flow_table,hash,health,maglev,parse,pipeline,publish}_bench \
     perf/pktgen/{libsluice_pktgen.so,core-distance} controlplane/{sluiced,sluice} dataplane/sluice-dataplane
 }
 
