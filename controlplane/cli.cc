@@ -36,6 +36,7 @@ int run(int argc, char** argv) {
   add_show(app, arguments, action);
   add_backend(app, arguments, action);
   add_config(app, arguments, action);
+  add_overrides(app, arguments, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -59,7 +60,8 @@ int usage_error(const Error& error) {
   return kExitUsage;
 }
 
-int ask(const Arguments& arguments, json request, const std::function<std::string(const json&)>& format) {
+int ask(const Arguments& arguments, json request, const std::function<std::string(const json&)>& format,
+        const std::function<int(const json&)>& exit_code) {
   request["v"] = kProtocolVersion;
   const Answer answer = ask_daemon(instance_directory(arguments.directory), request,
                                    std::chrono::milliseconds(arguments.timeout_ms));
@@ -80,7 +82,8 @@ int ask(const Arguments& arguments, json request, const std::function<std::strin
     std::fprintf(stderr, "warning: %s\n", warning.get<std::string>().c_str());
   }
   if (!arguments.as_json) print(format(response));
-  return response.value("acknowledged", true) ? kExitOk : kExitTimeout;
+  if (!response.value("acknowledged", true)) return kExitTimeout;
+  return exit_code ? exit_code(response) : kExitOk;
 }
 
 }  // namespace sluice

@@ -1,5 +1,6 @@
 // sluice backend ...
 #include <charconv>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -13,45 +14,64 @@ namespace {
 
 using nlohmann::json;
 
-// SERVICE/BACKEND into the request; false, with the complaint made, when it is not that.
-bool set_target(const Arguments& arguments, json& request) {
-  const size_t slash = arguments.target.find('/');
-  if (slash == std::string::npos || slash == 0 || slash + 1 == arguments.target.size()) {
-    complain({fmt::format("'{}' is not SERVICE/BACKEND", arguments.target), "sluice show backends"});
-    return false;
-  }
-  request["service"] = arguments.target.substr(0, slash);
-  request["backend"] = arguments.target.substr(slash + 1);
-  return true;
+std::string joined(const json& names) {
+  std::string all;
+  for (const json& name : names)
+    all += (all.empty() ? "" : ", ") + name.get<std::string>();
+  return all;
 }
 
-int backend_admin(const Arguments& arguments, const char* admin) {
-  json request = {{"cmd", "backend.admin"}, {"admin", admin}};
-  if (!set_target(arguments, request)) return kExitUsage;
+// Sends a command about the targets; its answer names those it was done to.
+int change(const Arguments& arguments, json request, const std::string& what) {
+  request["targets"] = arguments.targets;
   return ask(arguments, std::move(request),
-             [&](const json& r) { return format_change(arguments.target + ": " + admin, r); });
+             [&](const json& r) { return format_change(joined(r.at("backends")) + ": " + what, r); });
 }
 
-int backend_weight(const Arguments& arguments) {
-  json request = {{"cmd", "backend.weight"}};
-  if (!set_target(arguments, request)) return kExitUsage;
+std::optional<int64_t> weight_of(const std::string& text) {
   int64_t weight = 0;
-  const char* end = arguments.weight.data() + arguments.weight.size();
-  const auto [stop, fault] = std::from_chars(arguments.weight.data(), end, weight);
-  if (fault != std::errc() || stop != end) {
-    return usage_error({fmt::format("weight '{}' is not a whole number", arguments.weight),
-                        fmt::format("0 (no new flows) to {}", limits::kWeightMax)});
-  }
-  request["weight"] = weight;
-  return ask(arguments, std::move(request), [&](const json& r) {
-    return format_change(fmt::format("{}: weight {}", arguments.target, weight), r);
-  });
+  const char* end = text.data() + text.size();
+  const auto [stop, fault] = std::from_chars(text.data(), end, weight);
+  if (fault == std::errc() && stop == end) return weight;
+  complain({fmt::format("weight '{}' is not a whole number", text),
+            fmt::format("0 (no new flows) to {}", limits::kWeightMax)});
+  return std::nullopt;
 }
+
+// The last of the words is the weight.
+int backend_weight(Arguments& arguments) {
+  const std::optional<int64_t> weight = weight_of(arguments.targets.back());
+  if (!weight) return kExitUsage;
+  arguments.targets.pop_back();
+  return change(arguments, {{"cmd", "backend.weight"}, {"weight", *weight}},
+                fmt::format("weight {}", *weight));
+}
+
+int backend_add(const Arguments& arguments) {
+  const std::string& target = arguments.target;
+  const size_t slash = target.find('/');
+  if (slash == std::string::npos || slash == 0 || slash + 1 == target.size())
+    return usage_error({fmt::format("'{}' is not SERVICE/BACKEND", target), "sluice show services"});
+  json request = {{"cmd", "backend.add"},
+                  {"service", target.substr(0, slash)},
+                  {"backend", target.substr(slash + 1)},
+                  {"address", arguments.address}};
+  if (!arguments.weight.empty()) {
+    const std::optional<int64_t> weight = weight_of(arguments.weight);
+    if (!weight) return kExitUsage;
+    request["weight"] = *weight;
+  }
+  return ask(arguments, std::move(request),
+             [&](const json& r) { return format_change(joined(r.at("backends")) + ": added", r); });
+}
+
+constexpr const char* kTargets = "SERVICE/BACKEND...";
+constexpr const char* kTargetsHelp = "one or more; * and ? stand for any: 'web/*'";
 
 }  // namespace
 
 void add_backend(CLI::App& app, Arguments& arguments, Action& action) {
-  CLI::App* backend = app.add_subcommand("backend", "change one backend")->require_subcommand(1);
+  CLI::App* backend = app.add_subcommand("backend", "change backends")->require_subcommand(1);
   struct Verb {
     const char* name;
     const char* help;
@@ -61,15 +81,33 @@ void add_backend(CLI::App& app, Arguments& arguments, Action& action) {
                                     {"maint", "out at once: loses its flows, is not checked"}};
   for (const Verb& verb : kVerbs) {
     CLI::App* command = backend->add_subcommand(verb.name, verb.help);
-    command->add_option("SERVICE/BACKEND", arguments.target)->required();
-    command->callback([&] { action = [&] { return backend_admin(arguments, verb.name); }; });
+    command->add_option(kTargets, arguments.targets, kTargetsHelp)->required();
+    command->callback([&] {
+      action = [&] { return change(arguments, {{"cmd", "backend.admin"}, {"admin", verb.name}}, verb.name); };
+    });
   }
   CLI::App* weight =
       backend->add_subcommand("weight", "its share of new flows, until the file's weight changes");
-  weight->add_option("SERVICE/BACKEND", arguments.target)->required();
-  weight->add_option("N", arguments.weight, fmt::format("0 (no new flows) to {}", limits::kWeightMax))
-      ->required();
+  weight
+      ->add_option(
+          "SERVICE/BACKEND... N", arguments.targets,
+          fmt::format("{}; then the weight, 0 (no new flows) to {}", kTargetsHelp, limits::kWeightMax))
+      ->required()
+      ->expected(2, 100'000);
   weight->callback([&] { action = [&] { return backend_weight(arguments); }; });
+
+  CLI::App* add = backend->add_subcommand("add", "adds a backend to a service, until the files have it");
+  add->add_option("SERVICE/BACKEND", arguments.target)->required();
+  add->add_option("ADDRESS", arguments.address, "IPv4 or IPv6")->required();
+  add->add_option("--weight", arguments.weight, fmt::format("0 to {}", limits::kWeightMax));
+  add->callback([&] { action = [&] { return backend_add(arguments); }; });
+
+  CLI::App* remove =
+      backend->add_subcommand("remove", "takes backends out: their flows go to others; drain first");
+  remove->add_option(kTargets, arguments.targets, kTargetsHelp)->required();
+  remove->callback([&] {
+    action = [&] { return change(arguments, {{"cmd", "backend.remove"}}, "removed"); };
+  });
 }
 
 }  // namespace sluice

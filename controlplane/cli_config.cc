@@ -1,5 +1,8 @@
-// sluice check, reload: the configuration as a whole.
+// sluice check, diff, apply, confirm, rollback, reload: the configuration as a whole.
+#include <charconv>
 #include <cstdio>
+#include <filesystem>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -49,6 +52,60 @@ int check(const Arguments& arguments) {
   return exit_code_of(loaded.errors);
 }
 
+// "60s", "10m", "500"... to whole seconds; 0: it is none.
+uint32_t seconds_of(const std::string& text) {
+  uint32_t amount = 0;
+  const auto [unit, fault] = std::from_chars(text.data(), text.data() + text.size(), amount);
+  const std::string_view rest(unit, static_cast<size_t>(text.data() + text.size() - unit));
+  if (fault != std::errc()) return 0;
+  if (rest == "s" || rest.empty()) return amount;
+  if (rest == "m") return amount * 60;
+  return rest == "h" ? amount * 3600 : 0;
+}
+
+// The files as they are, for the daemon to judge; nothing, with the complaint made, when they cannot be read.
+std::optional<json> sources_of(const Arguments& arguments) {
+  const ConfigFiles files =
+      read_config_files(std::filesystem::absolute(arguments.file).lexically_normal().string());
+  json sources = json::array();
+  for (const ConfigSource& source : files.sources)
+    sources.push_back({{"file", source.file}, {"text", source.text}});
+  for (const Diagnostic& error : files.errors)
+    std::fprintf(stderr, "%s\n", error.text().c_str());
+  if (!files.errors.empty()) return std::nullopt;
+  return sources;
+}
+
+int diff(const Arguments& arguments) {
+  const std::optional<json> sources = sources_of(arguments);
+  if (!sources) return kExitParse;
+  return ask(arguments, {{"cmd", "config.apply"}, {"sources", *sources}, {"dry_run", true}}, format_diff,
+             [](const json& r) {
+               return r.at("objects").empty() && r.at("flows").empty() ? kExitOk : kExitDiffers;
+             });
+}
+
+int apply(const Arguments& arguments) {
+  const std::optional<json> sources = sources_of(arguments);
+  if (!sources) return kExitParse;
+  json request = {{"cmd", "config.apply"}, {"sources", *sources}, {"dry_run", arguments.dry_run}};
+  if (!arguments.confirm.empty()) {
+    const uint32_t seconds = seconds_of(arguments.confirm);
+    if (seconds == 0)
+      return usage_error({fmt::format("'{}' is no time", arguments.confirm), "--confirm 60s, or 5m"});
+    request["confirm_s"] = seconds;
+  }
+  return ask(arguments, std::move(request), [&](const json& r) {
+    if (arguments.dry_run) return format_diff(r);
+    std::string text =
+        format_diff(r) +
+        format_change(fmt::format("applied: {} services", r.at("services").get<uint64_t>()), r);
+    if (!arguments.confirm.empty())
+      text += fmt::format("goes back by itself in {}, unless: sluice confirm\n", arguments.confirm);
+    return text;
+  });
+}
+
 }  // namespace
 
 void add_config(CLI::App& app, Arguments& arguments, Action& action) {
@@ -56,6 +113,37 @@ void add_config(CLI::App& app, Arguments& arguments, Action& action) {
       app.add_subcommand("check", "is this configuration file right? (needs no daemon)");
   check_command->add_option("FILE", arguments.file)->required();
   check_command->callback([&] { action = [&] { return check(arguments); }; });
+
+  CLI::App* diff_command = app.add_subcommand(
+      "diff", "what would change, key by key, and how many flows would move; exit code 7 if anything would");
+  diff_command->add_option("FILE", arguments.file)->required();
+  diff_command->callback([&] { action = [&] { return diff(arguments); }; });
+
+  CLI::App* apply_command =
+      app.add_subcommand("apply", "takes this configuration over, as a whole or not at all");
+  apply_command->add_option("FILE", arguments.file)->required();
+  apply_command->add_flag("--dry-run", arguments.dry_run, "only says what would change");
+  apply_command->add_option("--confirm", arguments.confirm,
+                            "goes back by itself after this time, unless confirmed: 60s");
+  apply_command->callback([&] { action = [&] { return apply(arguments); }; });
+  struct Verb {
+    const char* name;
+    const char* command;
+    const char* help;
+    const char* done;
+  };
+  static constexpr Verb kVerbs[] = {
+      {"confirm", "config.confirm", "keeps what apply --confirm took over", "confirmed"},
+      {"rollback", "config.rollback", "goes back at once from what apply --confirm took over",
+       "rolled back"}};
+  for (const Verb& verb : kVerbs) {
+    app.add_subcommand(verb.name, verb.help)->callback([&] {
+      action = [&] {
+        return ask(arguments, {{"cmd", verb.command}},
+                   [&](const json& r) { return format_change(verb.done, r); });
+      };
+    });
+  }
 
   CLI::App* reload =
       app.add_subcommand("reload", "read the configuration file again; with errors the old one stays");

@@ -24,6 +24,9 @@ std::string format_services(const nlohmann::json& response, bool with_stats);
 std::string format_backends(const nlohmann::json& response, bool with_stats);
 // `all`: reasons that never occurred, too.
 std::string format_dataplane(const nlohmann::json& response, bool all);
+std::string format_overrides(const nlohmann::json& response);
+// What an apply or a diff would change: "~ web/b1  weight: 100 -> 50", then what that does to flows.
+std::string format_diff(const nlohmann::json& response);
 std::string format_explain(const nlohmann::json& response);
 // "web/b1: drain; generation 17 acknowledged by 1 worker in 0.41 ms"
 std::string format_change(const std::string& subject, const nlohmann::json& response);

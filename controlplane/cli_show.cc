@@ -36,6 +36,11 @@ void add_show(CLI::App& app, Arguments& arguments, Action& action) {
     };
   });
 
+  CLI::App* overrides = show->add_subcommand("overrides", "what was decided at run time, beside the files");
+  overrides->callback([&] {
+    action = [&] { return ask(arguments, {{"cmd", "show.overrides"}}, format_overrides); };
+  });
+
   CLI::App* explain = app.add_subcommand("explain", "which backend a flow gets, and why");
   explain->add_option("PROTO", arguments.protocol, "tcp or udp")->required();
   explain->add_option("CLIENT:PORT", arguments.client, "IPv6 as [ADDRESS]:PORT")->required();

@@ -13,45 +13,60 @@ namespace {
 
 using nlohmann::json;
 
+// What the edit is about, as it is now; for the audit.
+json state_of(const Backend& backend, const Daemon::BackendEdit& edit) {
+  return edit.admin ? json(text(backend.admin)) : json(backend.weight());
+}
+
+// Makes the same edit of every target, as one generation.
+void edit_targets(Daemon& daemon, const json& request, Daemon::BackendEdit edit, json response,
+                  uint64_t received_ns, const Reply& reply) {
+  const Targets targets = targets_of(daemon, request);
+  if (!targets.refusal.is_null()) return reply(targets.refusal);
+  std::vector<Daemon::BackendEdit> edits;
+  json before = json::object();
+  for (const BackendPlace at : targets.places) {
+    edit.at = at;
+    edits.push_back(edit);
+    const std::string path = path_of(daemon, at);
+    response["backends"].push_back(path);
+    before[path] = state_of(daemon.model().backend(at), edit);
+  }
+  response["before"] = before.size() == 1 ? *before.begin() : before;
+  response["after"] = edit.admin ? json(text(*edit.admin)) : json(*edit.weight);
+  finish_change(daemon, daemon.edit_backends(edits), received_ns, std::move(response), reply);
+}
+
 void backend_admin(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
-  const Named named = named_backend(daemon, request);
-  if (!named.place) return reply(named.refusal);
   const std::string wanted = text_of(request, "admin").value_or("");
   for (const Admin admin : {Admin::ready, Admin::drain, Admin::maint}) {
     if (wanted != text(admin)) continue;
     json response = ok_response();
-    response.update({{"service", named.service},
-                     {"backend", named.backend},
-                     {"admin", wanted},
-                     {"before", text(daemon.model().backend(*named.place).admin)},
-                     {"after", wanted}});
-    return finish_change(daemon, daemon.set_admin(*named.place, admin), received_ns, std::move(response),
-                         reply);
+    response["admin"] = wanted;
+    return edit_targets(daemon, request, {{}, admin, std::nullopt}, std::move(response), received_ns, reply);
   }
   reply(error_response(kCodeBadRequest, {"\"admin\" is one of \"ready\", \"drain\", \"maint\"", ""}));
 }
 
-void backend_weight(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
-  const Named named = named_backend(daemon, request);
-  if (!named.place) return reply(named.refusal);
+// The weight in a request; or the response that refuses it.
+std::optional<uint32_t> weight_of(const json& request, json& refusal) {
   const auto weight = request.find("weight");
   const bool is_whole = weight != request.end() && weight->is_number_integer();
-  const bool fits = is_whole && *weight >= 0 && *weight <= limits::kWeightMax;
-  if (!fits) {
-    const std::string given =
-        weight == request.end() ? "missing" : weight->dump(-1, ' ', false, json::error_handler_t::replace);
-    return reply(error_response(
-        kCodeBadRequest, {fmt::format("weight {} is out of range", given),
-                          fmt::format("a whole number from 0 (no new flows) to {}", limits::kWeightMax)}));
-  }
-  const auto value = weight->get<uint32_t>();
-  json response = ok_response();
-  response.update({{"service", named.service},
-                   {"backend", named.backend},
-                   {"weight", value},
-                   {"before", daemon.model().backend(*named.place).weight()},
-                   {"after", value}});
-  finish_change(daemon, daemon.set_weight(*named.place, value), received_ns, std::move(response), reply);
+  if (is_whole && *weight >= 0 && *weight <= limits::kWeightMax) return weight->get<uint32_t>();
+  const std::string given =
+      weight == request.end() ? "missing" : weight->dump(-1, ' ', false, json::error_handler_t::replace);
+  refusal = error_response(kCodeBadRequest,
+                           {fmt::format("weight {} is out of range", given),
+                            fmt::format("a whole number from 0 (no new flows) to {}", limits::kWeightMax)});
+  return std::nullopt;
+}
+
+void backend_weight(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
+  json response = ok_response(), refusal;
+  const std::optional<uint32_t> weight = weight_of(request, refusal);
+  if (!weight) return reply(std::move(refusal));
+  response["weight"] = *weight;
+  edit_targets(daemon, request, {{}, std::nullopt, weight}, std::move(response), received_ns, reply);
 }
 
 constexpr std::array kCommands = {

@@ -1,6 +1,9 @@
 #include "controlplane/command_parts.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
+#include <fnmatch.h>
 
 #include "controlplane/message.h"
 #include "controlplane/toml_reader.h"
@@ -42,32 +45,103 @@ Error no_such_backend(const Model& model, const std::string& service_name, const
                          "sluice show backends");
 }
 
-Named named_backend(const Daemon& daemon, const json& request) {
-  const auto service = text_of(request, "service");
-  const auto backend = text_of(request, "backend");
-  if (!service) return {"", "", std::nullopt, missing("service", "text")};
-  if (!backend) return {"", "", std::nullopt, missing("backend", "text")};
-  if (const auto place = daemon.find_backend(*service, *backend)) return {*service, *backend, place, nullptr};
-  return {"", "", std::nullopt,
-          error_response(kCodeNotFound, no_such_backend(daemon.model(), *service, *backend))};
+std::string path_of(const Daemon& daemon, BackendPlace at) {
+  return daemon.model().service_of(at).config.name + "/" + daemon.model().backend(at).config.name;
 }
 
 namespace {
 
+bool is_pattern(const std::string& name) {
+  return name.find_first_of("*?[") != std::string::npos;
+}
+
+bool matches(const std::string& pattern, const std::string& name) {
+  return fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+}
+
+// Adds what one SERVICE/BACKEND names. An Error when that is nothing.
+Result<Done> add_target(const Daemon& daemon, const std::string& service, const std::string& backend,
+                        std::vector<BackendPlace>& places) {
+  if (!is_pattern(service) && !is_pattern(backend)) {
+    const auto place = daemon.find_backend(service, backend);
+    if (!place) return no_such_backend(daemon.model(), service, backend);
+    places.push_back(*place);
+    return Done{};
+  }
+  const size_t before = places.size();
+  const std::vector<Service>& services = daemon.model().services();
+  for (uint32_t s = 0; s < services.size(); s++) {
+    if (!matches(service, services[s].config.name)) continue;
+    for (uint32_t b = 0; b < services[s].backends.size(); b++) {
+      if (matches(backend, services[s].backends[b].config.name)) places.push_back({s, b});
+    }
+  }
+  if (places.size() > before) return Done{};
+  return Error{fmt::format("no backend matches '{}/{}'", service, backend), "sluice show backends"};
+}
+
+}  // namespace
+
+Targets targets_of(const Daemon& daemon, const json& request) {
+  Targets targets;
+  const auto refuse = [&](json refusal) {
+    targets.places.clear();
+    targets.refusal = std::move(refusal);
+    return targets;
+  };
+  std::vector<std::pair<std::string, std::string>> names;
+  if (const auto list = request.find("targets"); list != request.end() && list->is_array()) {
+    for (const json& target : *list) {
+      const std::string text = target.is_string() ? target.get<std::string>() : "";
+      const size_t slash = text.find('/');
+      if (slash == std::string::npos || slash == 0 || slash + 1 == text.size())
+        return refuse(error_response(
+            kCodeBadRequest, {fmt::format("'{}' is not SERVICE/BACKEND", text), "sluice show backends"}));
+      names.emplace_back(text.substr(0, slash), text.substr(slash + 1));
+    }
+    if (names.empty()) return refuse(missing("targets", "a list of SERVICE/BACKEND"));
+  } else {
+    const auto service = text_of(request, "service"), backend = text_of(request, "backend");
+    if (!service) return refuse(missing("service", "text"));
+    if (!backend) return refuse(missing("backend", "text"));
+    names.emplace_back(*service, *backend);
+  }
+  for (const auto& [service, backend] : names) {
+    if (const auto added = add_target(daemon, service, backend, targets.places); !added)
+      return refuse(error_response(kCodeNotFound, added.error()));
+  }
+  std::sort(targets.places.begin(), targets.places.end());
+  targets.places.erase(std::unique(targets.places.begin(), targets.places.end()), targets.places.end());
+  return targets;
+}
+
+namespace {
+
+// Answers when what was decided would survive a reboot as well, or says that it would not.
+void reply_when_saved(const Daemon& daemon, json response, const Reply& reply) {
+  daemon.when_saved([response = std::move(response), reply](const std::string& fault) mutable {
+    response["saved"] = fault.empty();
+    if (!fault.empty()) {
+      response["warnings"].push_back("in force, but not kept on disk: " + fault);
+    }
+    reply(std::move(response));
+  });
+}
+
 // Answers when the workers have acknowledged.
 void reply_when_acknowledged(Daemon& daemon, const Daemon::Change& change, uint64_t received_ns,
                              json response, const Reply& reply) {
-  daemon.rollout().wait(
-      change.generation, received_ns,
-      [changed = change.changed, response = std::move(response), reply](const Outcome& outcome) mutable {
-        response["changed"] = changed;
-        response["generation"] = outcome.generation;
-        response["workers"] = outcome.workers;
-        response["acknowledged"] = outcome.acknowledged;
-        response["ack_us"] = static_cast<double>(outcome.elapsed_ns) / 1e3;
-        response["note"] = outcome.note;
-        reply(std::move(response));
-      });
+  daemon.rollout().wait(change.generation, received_ns,
+                        [&daemon, changed = change.changed, response = std::move(response),
+                         reply](const Outcome& outcome) mutable {
+                          response["changed"] = changed;
+                          response["generation"] = outcome.generation;
+                          response["workers"] = outcome.workers;
+                          response["acknowledged"] = outcome.acknowledged;
+                          response["ack_us"] = static_cast<double>(outcome.elapsed_ns) / 1e3;
+                          response["note"] = outcome.note;
+                          reply_when_saved(daemon, std::move(response), reply);
+                        });
 }
 
 }  // namespace

@@ -27,9 +27,10 @@ struct Command {
   // answer its generation, "before" and "after" (anything that shows what the command changed), or its error.
   Role needs = Role::admin;
 };
-std::span<const Command> show_commands();     // command_show.cc
-std::span<const Command> backend_commands();  // command_backend.cc
-std::span<const Command> config_commands();   // command_config.cc
+std::span<const Command> show_commands();      // command_show.cc
+std::span<const Command> backend_commands();   // command_backend.cc
+std::span<const Command> config_commands();    // command_config.cc
+std::span<const Command> override_commands();  // command_override.cc
 
 // `what`, with the candidate that was probably meant, or `otherwise` as its remedy.
 Error with_suggestion(std::string what, std::string_view typed,
@@ -41,14 +42,15 @@ Error no_such_backend(const Model& model, const std::string& service_name, const
 std::optional<std::string> text_of(const nlohmann::json& request, const char* name);
 nlohmann::json missing(const char* name, const char* kind);
 
-// A backend that exists, or the response that says why there is none.
-struct Named {
-  std::string service;
-  std::string backend;
-  std::optional<BackendPlace> place;
-  nlohmann::json refusal;
+// The backends that a request names: "service" and "backend", or "targets", a list of SERVICE/BACKEND in each
+// of which * and ? may stand for more. Each once, in the model's order; or the response that says why there
+// are none.
+struct Targets {
+  std::vector<BackendPlace> places;
+  nlohmann::json refusal;  // null when there are some
 };
-Named named_backend(const Daemon& daemon, const nlohmann::json& request);
+Targets targets_of(const Daemon& daemon, const nlohmann::json& request);
+std::string path_of(const Daemon& daemon, BackendPlace at);  // "web/b1"
 
 // Answers with `response` and how the change was taken up when the workers have acknowledged it; with the
 // Error when there is none.

@@ -296,6 +296,7 @@ Result<Compiled> compile(Model& model, Publisher& publisher, const StatsSegment*
   }
   Compiled result{0, compilation.tables_built(), compilation.build_ns()};
   if (compilation.changed()) {
+    publisher.generation().overrides_edition = model.overrides_edition();
     const Result<uint64_t> number = publisher.commit();
     if (!number) return number.error();
     result.generation = *number;

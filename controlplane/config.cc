@@ -4,11 +4,14 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 
 #include "controlplane/config_schema.h"
+#include "controlplane/json_tree.h"
 
 namespace sluice {
 namespace {
@@ -81,35 +84,104 @@ std::string Diagnostic::text() const {
   return out;
 }
 
-ConfigResult parse_config(std::string_view text, const std::string& file) {
-  ConfigResult result;
-  DiagnosticSink sink(text, file);
-  Config config;
-  if (const std::optional<Position> at = key_of_too_many_parts(text)) {
-    sink.syntax_error(*at, "more than " + std::to_string(kKeyPartsMax) + " dots in a row");
-    result.errors = sink.take_errors();
-    return result;
+namespace {
+
+struct ParsedFile {
+  toml::table tree;
+  DiagnosticSink sink;
+  ParsedFile(const ConfigSource& source) : sink(source.text, source.file) {}
+};
+
+// False: not even a tree; the sink says why.
+bool read_tree(const ConfigSource& source, ParsedFile& parsed) {
+  if (source.file.ends_with(".json")) {
+    read_json(source.text, parsed.tree, parsed.sink);
+    return !parsed.sink.has_errors();
+  }
+  if (const std::optional<Position> at = key_of_too_many_parts(source.text)) {
+    parsed.sink.syntax_error(*at, "more than " + std::to_string(kKeyPartsMax) + " dots in a row");
+    return false;
   }
   try {
-    config = read_config(toml::parse(text, std::string_view(file)), sink);
+    parsed.tree = toml::parse(source.text, std::string_view(source.file));
+    return true;
   } catch (const toml::parse_error& fault) {
-    sink.syntax_error(position(fault.source()), std::string(fault.description()));
+    parsed.sink.syntax_error(position(fault.source()), std::string(fault.description()));
+    return false;
   }
-  result.errors = sink.take_errors();
-  result.warnings = sink.take_warnings();
-  if (result.errors.empty()) result.config = std::move(config);
+}
+
+bool is_config_name(const std::string& name) {
+  return !name.starts_with('.') && (name.ends_with(".toml") || name.ends_with(".json"));
+}
+
+}  // namespace
+
+ConfigResult parse_config(std::span<const ConfigSource> sources) {
+  ConfigResult result;
+  ConfigReader reader;
+  std::vector<std::unique_ptr<ParsedFile>> files;
+  bool all_are_trees = true;
+  for (const ConfigSource& source : sources) {
+    files.push_back(std::make_unique<ParsedFile>(source));
+    if (read_tree(source, *files.back())) {
+      reader.read(files.back()->tree, files.back()->sink);
+    } else {
+      all_are_trees = false;
+    }
+  }
+  if (all_are_trees && !files.empty()) reader.finish(files.front()->sink);
+  for (const auto& file : files) {
+    for (Diagnostic& error : file->sink.take_errors())
+      result.errors.push_back(std::move(error));
+    for (Diagnostic& warning : file->sink.take_warnings())
+      result.warnings.push_back(std::move(warning));
+  }
+  if (!result.errors.empty()) return result;
+  result.config = std::move(reader.config());
+  result.written = std::move(reader.written());
   return result;
 }
 
-ConfigResult load_config(const std::string& path) {
-  std::string text;
-  if (const std::string fault = read_file(path, text); !fault.empty()) {
-    ConfigResult result;
-    result.errors.push_back(
-        {Diagnostic::Kind::file, path, 0, 0, "cannot read the configuration: " + fault, "", ""});
-    return result;
+ConfigResult parse_config(std::string_view text, const std::string& file) {
+  const ConfigSource source{file, std::string(text)};
+  return parse_config(std::span(&source, 1));
+}
+
+ConfigFiles read_config_files(const std::string& path) {
+  ConfigFiles files;
+  const auto add = [&](const std::string& file) {
+    ConfigSource source{file, ""};
+    if (const std::string fault = read_file(file, source.text); !fault.empty()) {
+      files.errors.push_back(
+          {Diagnostic::Kind::file, file, 0, 0, "cannot read the configuration: " + fault, "", ""});
+    }
+    files.sources.push_back(std::move(source));
+  };
+  add(path);
+  std::error_code fault;
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path() / "conf.d";
+  std::vector<std::string> more;
+  for (std::filesystem::directory_iterator entry(folder, fault), end; !fault && entry != end;
+       entry.increment(fault)) {
+    if (is_config_name(entry->path().filename().string())) more.push_back(entry->path().string());
   }
-  return parse_config(text, path);
+  if (fault && fault != std::errc::no_such_file_or_directory && fault != std::errc::not_a_directory) {
+    files.errors.push_back({Diagnostic::Kind::file, folder.string(), 0, 0,
+                            "cannot read the configuration: " + fault.message(), "", ""});
+  }
+  std::sort(more.begin(), more.end());
+  for (const std::string& file : more)
+    add(file);
+  return files;
+}
+
+ConfigResult load_config(const std::string& path) {
+  ConfigFiles files = read_config_files(path);
+  if (files.errors.empty()) return parse_config(files.sources);
+  ConfigResult result;
+  result.errors = std::move(files.errors);
+  return result;
 }
 
 }  // namespace sluice

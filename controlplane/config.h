@@ -1,4 +1,8 @@
-// The configuration file: TOML text to plain values, or every fault in it at once.
+// The configuration: files to plain values, or every fault in them at once.
+//
+// One file, and the *.toml and *.json of the directory conf.d beside it. Each is TOML, or JSON of the same
+// schema if its name ends in .json. Services may stand in any of them; settings of the whole stand in the
+// first. What follows from the order of files follows from their names.
 //
 // Reads; decides nothing and touches no state. Used by sluiced, `sluice check` and sluice-replay. The schema
 // is what the structs below say; unknown keys are errors (with the nearest known one as a suggestion), so a
@@ -7,9 +11,12 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "controlplane/health_config.h"
@@ -70,15 +77,36 @@ struct Diagnostic {
   std::string text() const;  // file:line:col: message (suggestion), then the line and a caret under it
 };
 
+// What stands in the files, key by key, as TOML: {"web", "b1"} has {"weight", "100"}; {"web", ""} has
+// {"health.interval", "\"200ms\""}; {"", ""} what is set for the whole. For showing differences.
+using WrittenConfig = std::map<std::pair<std::string, std::string>, std::map<std::string, std::string>>;
+
+struct ConfigSource {
+  std::string file;  // its path, or what it is called in diagnostics
+  std::string text;
+
+  bool operator==(const ConfigSource&) const = default;
+};
+
+struct ConfigFiles {
+  std::vector<ConfigSource> sources;  // the first is the file itself
+  std::vector<Diagnostic> errors;     // what cannot be read
+};
+
 struct ConfigResult {
   std::optional<Config> config;    // set exactly when there are no errors
+  WrittenConfig written;           // set when config is
   std::vector<Diagnostic> errors;  // in the file's order
   std::vector<Diagnostic>
       warnings;  // e.g. table too small for the number of backends (Maglev paper: M > 100 N)
 };
 
+// FILE and its conf.d.
+ConfigFiles read_config_files(const std::string& path);
+ConfigResult parse_config(std::span<const ConfigSource> sources);
+// The two together.
 ConfigResult load_config(const std::string& path);
-// `file` is its name in the diagnostics.
+// A single file; `file` is its name in the diagnostics.
 ConfigResult parse_config(std::string_view text, const std::string& file);
 
 }  // namespace sluice

@@ -1,37 +1,17 @@
 #include "controlplane/config_schema.h"
 
 #include <algorithm>
-#include <map>
 #include <numeric>
+#include <sstream>
 #include <tuple>
+#include <type_traits>
 
 namespace sluice {
 namespace {
 
 using Need = TableReader::Need;
 
-// First uses by line, to name them when something is used twice.
-template <typename Key>
-class FirstUse {
- public:
-  // The line of an earlier use; 0: this is the first.
-  uint32_t add(const Key& key, Position where) {
-    const auto [use, is_first] = lines_.emplace(key, where.line);
-    return is_first ? 0 : use->second;
-  }
-
- private:
-  std::map<Key, uint32_t> lines_;
-};
-
-struct FileUses {
-  FirstUse<std::string> names;
-  FirstUse<std::tuple<IpAddress, uint16_t, uint8_t>> vips;
-};
-
-std::string first_line(uint32_t line) {
-  return "; the first is in line " + std::to_string(line);
-}
+using FileUses = ConfigReader::Uses;
 
 bool is_name(std::string_view text) {
   return !text.empty() && text.size() < limits::kNameBytes &&
@@ -53,22 +33,16 @@ std::string read_name(TableReader& table, std::string_view kind, FirstUse<std::s
   if (!is_name(*name)) {
     table.reject("name",
                  "1 to " + std::to_string(limits::kNameBytes - 1) + " letters, digits, '.', '_' or '-'");
-  } else if (const uint32_t line = names.add(*name, table.where("name")); line != 0) {
+  } else if (const std::string first = names.add(*name, table.sink(), table.where("name")); !first.empty()) {
     table.sink().error(table.where("name"),
-                       std::string(kind) + " name '" + *name + "' is used twice" + first_line(line));
+                       std::string(kind) + " name '" + *name + "' is used twice" + first);
   }
   return *name;
 }
 
-bool is_unicast(const IpAddress& address) {
-  if (address.is_v4())
-    return address.bytes[12] != 0 && address.bytes[12] < 224;  // RFC 1122 3.2.1.3, RFC 5771
-  return address.is_set() && address.bytes[0] != 0xff;         // RFC 4291 2.7
-}
-
 std::optional<IpAddress> read_unicast(TableReader& table, std::string_view key) {
   std::optional<IpAddress> address = table.address(key, Need::required);
-  if (address && !is_unicast(*address)) {
+  if (address && !address->is_unicast()) {
     table.reject(key, "a unicast address");
     address.reset();
   }
@@ -105,9 +79,10 @@ void read_backends(TableReader& service, const std::vector<const toml::table*>& 
     backend.name = read_name(reader, "backend", names);
     if (const auto address = read_unicast(reader, "address")) {
       backend.address = *address;
-      if (const uint32_t line = addresses.add(*address, reader.where("address")); line != 0) {
-        reader.sink().error(reader.where("address"), "address " + address->text() + " is used twice in " +
-                                                         service.what() + first_line(line));
+      if (const std::string first = addresses.add(*address, reader.sink(), reader.where("address"));
+          !first.empty()) {
+        reader.sink().error(reader.where("address"),
+                            "address " + address->text() + " is used twice in " + service.what() + first);
       } else if (*address == config.vip) {
         reader.reject("address", "the backend's own address, not the VIP");
       }
@@ -158,12 +133,13 @@ bool read_vip(TableReader& reader, ServiceConfig& config, FileUses& uses) {
   set_if(config.protocol, protocol);
   if (!port || !protocol) return false;
   if (!vip) return true;
-  if (const uint32_t line = uses.vips.add({config.vip, config.port, config.protocol}, reader.where("vip"));
-      line != 0) {
+  if (const std::string first =
+          uses.vips.add({config.vip, config.port, config.protocol}, reader.sink(), reader.where("vip"));
+      !first.empty()) {
     reader.sink().error(reader.where("vip"),
                         config.vip.text() + " " + (config.protocol == wire::kProtoTcp ? "tcp" : "udp") +
                             " port " + (config.port == 0 ? "0 (any)" : std::to_string(config.port)) +
-                            " is used twice" + first_line(line));
+                            " is used twice" + first);
   }
   return true;
 }
@@ -209,35 +185,113 @@ ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const
   return config;
 }
 
+// ---- As written ------------------------------------------------------------------------------------------
+
+void flatten(const toml::table& table, const std::string& prefix, std::map<std::string, std::string>& out,
+             std::string_view except = "") {
+  for (const auto& [key, value] : table) {
+    const std::string path = prefix + std::string(key.str());
+    if (path == except) continue;
+    if (const toml::table* inner = value.as_table()) {
+      flatten(*inner, path + ".", out);
+      continue;
+    }
+    std::ostringstream text;
+    value.visit([&](const auto& node) {
+      using Node = std::decay_t<decltype(node)>;
+      if constexpr (toml::is_array<Node>) {
+        text << node;
+      } else if constexpr (!toml::is_table<Node>) {
+        text << toml::node_view<const toml::node>(&value);
+      }
+    });
+    out[path] = text.str();
+  }
+}
+
+void note_written(const toml::table& service, const ServiceConfig& config, WrittenConfig& written) {
+  flatten(service, "", written[{config.name, ""}], "backend");
+  const toml::array* backends = service["backend"].as_array();
+  if (backends == nullptr || backends->size() != config.backends.size()) return;  // faulty
+  for (size_t i = 0; i < backends->size(); i++) {
+    if (const toml::table* backend = backends->get(i)->as_table())
+      flatten(*backend, "", written[{config.name, config.backends[i].name}]);
+  }
+}
+
 }  // namespace
 
-Config read_config(const toml::table& root, DiagnosticSink& sink) {
-  TableReader reader(root, "the file", sink);
-  Config config;
-  set_if(config.secret, reader.text("secret"));
-  if (config.secret.empty()) reader.reject("secret", "a text, the same on all balancers of a cluster");
-
+void ConfigReader::read(const toml::table& root, DiagnosticSink& sink) {
+  TableReader reader(root, is_first_ ? "the file" : "a file in conf.d", sink);
+  if (is_first_) {
+    set_if(config_.secret, reader.text("secret"));
+    if (config_.secret.empty()) reader.reject("secret", "a text, the same on all balancers of a cluster");
+  }
   const auto tables = reader.tables("service", "[[service]]");
-  config.interfaces = read_interfaces(reader);
-  FileUses uses;
+  if (is_first_) config_.interfaces = read_interfaces(reader);
+  if (!tables) faulty_services_ = true;
   for (const toml::table* table : tables.value_or(std::vector<const toml::table*>())) {
-    config.services.push_back(read_service(*table, sink, reader, uses));
+    config_.services.push_back(read_service(*table, sink, reader, uses_));
+    note_written(*table, config_.services.back(), written_);
+  }
+  const auto overrides = reader.tables("override", "[[override]]");
+  for (const toml::table* table : overrides.value_or(std::vector<const toml::table*>()))
+    read_override(*table, sink, reader);
+  reader.finish();
+  if (is_first_) flatten(root, "", written_[{"", ""}], "service");
+  is_first_ = false;
+}
+
+void ConfigReader::read_override(const toml::table& table, DiagnosticSink& sink, const TableReader& root) {
+  TableReader reader(table, "this override", sink, &root);
+  const OverrideKey key{reader.text("service", Need::required).value_or(""),
+                        reader.text("backend").value_or("")};
+  Override entry;
+  entry.remove = reader.boolean("remove").value_or(false);
+  entry.enabled = reader.boolean("enabled");
+  if (const auto weight = reader.integer("weight", 0, limits::kWeightMax))
+    entry.weight = static_cast<uint32_t>(*weight);
+  entry.admin = reader.choice<Admin>(
+      "admin", {{"ready", Admin::ready}, {"drain", Admin::drain}, {"maint", Admin::maint}});
+  if (reader.has("address")) {
+    entry.address = read_unicast(reader, "address");
+  } else {
+    reader.text("address");  // known
   }
   reader.finish();
+  for (const char* of_backend : {"weight", "admin", "address"}) {
+    if (key.second.empty() && reader.has(of_backend))
+      sink.error(reader.where(of_backend), "'" + std::string(of_backend) + "' is about a backend: name it",
+                 "backend = \"...\"");
+  }
+  if (!key.second.empty() && entry.enabled)
+    sink.error(reader.where("enabled"), "'enabled' is about a service; for a backend there is 'admin'");
+  if (const std::string first = uses_.overrides.add(key, sink, reader.where()); !first.empty())
+    sink.error(reader.where(), "the same is overridden twice" + first);
+  override_places_[key] = {&sink, reader.where()};
+  overrides_.set(key, std::move(entry));
+}
 
-  if (tables && tables->empty()) sink.error({1, 1}, "the file has no service", "add a [[service]]");
-  if (config.services.size() > limits::kServicesMax) {
-    sink.error({}, "the file has " + std::to_string(config.services.size()) + " services; at most " +
+void ConfigReader::finish(DiagnosticSink& sink) {
+  std::vector<OverrideFault> faults;
+  lay_over_files(config_, overrides_, faults);
+  for (const OverrideFault& fault : faults) {
+    const auto& [file, where] = override_places_.at(fault.key);
+    file->error(where, fault.why);
+  }
+  if (config_.services.empty() && !faulty_services_)
+    sink.error({1, 1}, "the file has no service", "add a [[service]]");
+  if (config_.services.size() > limits::kServicesMax) {
+    sink.error({}, "the file has " + std::to_string(config_.services.size()) + " services; at most " +
                        std::to_string(limits::kServicesMax) + " are possible");
   }
   const size_t backends =
-      std::accumulate(config.services.begin(), config.services.end(), size_t{0},
+      std::accumulate(config_.services.begin(), config_.services.end(), size_t{0},
                       [](size_t sum, const ServiceConfig& service) { return sum + service.backends.size(); });
   if (backends > limits::kBackendsMax) {
     sink.error({}, "the file has " + std::to_string(backends) + " backends; at most " +
                        std::to_string(limits::kBackendsMax) + " are possible");
   }
-  return config;
 }
 
 }  // namespace sluice

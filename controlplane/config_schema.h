@@ -5,14 +5,66 @@
 // returned counts only when there were none.
 #pragma once
 
+#include <map>
 #include <optional>
+#include <string>
+#include <tuple>
 
 #include "controlplane/config.h"
+#include "controlplane/overrides.h"
 #include "controlplane/toml_reader.h"
 
 namespace sluice {
 
-Config read_config(const toml::table& root, DiagnosticSink& sink);
+// First uses, to name them when something is used twice.
+template <typename Key>
+class FirstUse {
+ public:
+  // Where it was used before; empty: this is the first use.
+  std::string add(const Key& key, const DiagnosticSink& sink, Position where) {
+    const auto [use, is_first] = places_.emplace(key, Place{sink.file(), where.line});
+    if (is_first) return "";
+    const Place& first = use->second;
+    const std::string line = "line " + std::to_string(first.line);
+    return "; the first is in " + (first.file == sink.file() ? line : line + " of " + first.file);
+  }
+
+ private:
+  struct Place {
+    std::string file;
+    uint32_t line;
+  };
+  std::map<Key, Place> places_;
+};
+
+// Reads file after file into one configuration.
+class ConfigReader {
+ public:
+  // The first file is where settings of the whole may stand. Its sink gets what is wrong with that, and is
+  // used until finish().
+  void read(const toml::table& root, DiagnosticSink& sink);
+  // What must hold of all of them together; `sink` is the first file's.
+  void finish(DiagnosticSink& sink);
+  Config& config() { return config_; }
+  WrittenConfig& written() { return written_; }
+
+  struct Uses {
+    FirstUse<OverrideKey> overrides;
+    FirstUse<std::string> names;
+    FirstUse<std::tuple<IpAddress, uint16_t, uint8_t>> vips;
+  };
+
+ private:
+  void read_override(const toml::table& table, DiagnosticSink& sink, const TableReader& root);
+
+  Config config_;
+  WrittenConfig written_;
+  Uses uses_;
+  Overrides overrides_;
+  std::map<OverrideKey, std::pair<DiagnosticSink*, Position>> override_places_;
+  bool is_first_ = true;
+  bool faulty_services_ = false;  // something that should have been a service was none
+};
 
 // [control], [http], [[hook]] of the file.
 InterfaceConfig read_interfaces(TableReader& root);

@@ -36,11 +36,11 @@ CheckTarget target_of(const Service& service, const Backend& backend) {
 }  // namespace
 
 Result<std::unique_ptr<Daemon>> Daemon::start(boost::asio::io_context& io, const DaemonOptions& options,
-                                              const Config& config) {
+                                              std::vector<Diagnostic>& errors) {
   Result<Publisher> publisher = Publisher::open(options.directory);
   if (!publisher) return publisher.error();
   std::unique_ptr<Daemon> daemon(new Daemon(io, options, std::move(*publisher)));
-  if (const Result<Done> begun = daemon->begin(config); !begun) return begun.error();
+  if (const Result<Done> begun = daemon->begin(errors); !begun) return begun.error();
   return daemon;
 }
 
@@ -53,6 +53,14 @@ Daemon::Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publis
       signals_(io, SIGTERM, SIGINT, SIGHUP),
       tick_(io) {
   events_.set_log(options.log_format, options.log_least);
+  configuration_ =
+      std::make_unique<Configuration>(io, disk_, options_.config_path, options_.state_directory, events_);
+  configuration_->on_rollback([this](Configuration::Version before) { rolled_back(std::move(before)); });
+  health_file_ = std::make_unique<StateFile>(
+      io, disk_, options_.state_directory + "/health.json", [this] { return health_contents(); },
+      [this](const std::string& fault) {
+        if (!fault.empty()) note(Event::Level::error, "state_not_saved", "health is not kept: " + fault);
+      });
   rollout_ =
       std::make_unique<Rollout>(io, model_, publisher_, dataplane_, events_, [this] { follow_steering(); });
   checker_ = std::make_unique<HealthChecker>(
@@ -61,11 +69,21 @@ Daemon::Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publis
 }
 
 Daemon::~Daemon() {
+  disk_.join();
+  configuration_->finish();
+  health_file_->finish();
   // An orderly end. The tables stay: somebody may be forwarding by them.
   publisher_.header().writer_pid.store(0, std::memory_order_relaxed);
 }
 
-Result<Done> Daemon::begin(const Config& config) {
+Result<Done> Daemon::begin(std::vector<Diagnostic>& errors) {
+  Configuration::Parsed first = configuration_->begin();
+  for (const Diagnostic& warning : first.warnings)
+    note(Event::Level::warning, "config_warning", warning.text());
+  if (!first.version) {
+    errors = std::move(first.errors);
+    return Error{"the configuration has errors", "sluice check " + options_.config_path};
+  }
   Result<std::unique_ptr<Neighbours>> neighbours =
       Neighbours::open(io_, [this](std::span<const IpAddress> changed) { copy_next_hops(changed); });
   if (!neighbours) return neighbours.error();
@@ -75,16 +93,14 @@ Result<Done> Daemon::begin(const Config& config) {
   tick();
 
   remember_published_next_hops();
-  const Result<Change> adopted = adopt(config);
+  const Result<Change> adopted = begin_with(std::move(*first.version));
   if (!adopted) return adopted.error();
 
-  Result<std::unique_ptr<Interfaces>> interfaces = Interfaces::open(io_, *this, config.interfaces);
+  Result<std::unique_ptr<Interfaces>> interfaces =
+      Interfaces::open(io_, *this, configuration_->version().config.interfaces);
   if (!interfaces) return interfaces.error();
   interfaces_ = std::move(*interfaces);
   wait_for_signals();
-  note(Event::Level::info, "started",
-       fmt::format("sluiced " SLUICE_VERSION " runs instance {}: {} services, generation {}",
-                   options_.directory, model_.services().size(), adopted->generation));
   return Done{};
 }
 
@@ -116,43 +132,6 @@ void Daemon::remember_published_next_hops() {
     hop.source = record.outer_source();
     neighbours_->remember(record.outer_destination(), hop);
   });
-}
-
-// The hash is a flow's identity: under another secret no packet finds its flow again.
-Result<Done> Daemon::check_secret(const Config& config) {
-  const TablesView current = publisher_.current();
-  dataplane_.refresh();
-  if (!current || !dataplane_.is_running()) return Done{};
-  if (HashSecret::from_text(config.secret).bytes == current.generation().secret.bytes) return Done{};
-  return Error{"the secret differs from the one in use: every tracked flow would be forgotten",
-               "put the old secret back, or stop sluice-dataplane before the change"};
-}
-
-Result<Daemon::Change> Daemon::adopt(const Config& config) {
-  if (const Result<Done> fits = check_secret(config); !fits) return fits.error();
-  const TablesView current = publisher_.current();
-  const uint64_t number_before = current ? current.generation().number : 0;
-  Model next = model_;
-  reconcile(next, config);
-  if (const Result<Done> assigned = assign_ids(next, current, monotonic_ns()); !assigned)
-    return assigned.error();
-  for (Service& service : next.edit_all()) {
-    for (Backend& backend : service.backends) {
-      if (backend.health_since_ns == 0) backend.health_since_ns = monotonic_ns();
-    }
-  }
-  std::swap(model_, next);
-  follow_model();
-  const Result<Compiled> published = rollout_->publish();
-  if (!published) {
-    std::swap(model_, next);
-    follow_model();
-    rollout_->publish_soon();  // next hops may have moved meanwhile
-  }
-  // Also after a fault: follow_model has forgotten the checks of the backends that were to go.
-  follow_all_checks();
-  if (!published) return published.error();
-  return Change{published->generation != number_before, published->generation};
 }
 
 void Daemon::follow_model() {
@@ -221,6 +200,7 @@ void Daemon::on_check(BackendId id, const CheckResult& result, Health health) {
   model_.note_check(*place, text(result.code), result.detail, result.duration_us);
   if (backend.health == health) return;
   model_.set_health(*place, health, monotonic_ns());
+  health_changed_ = true;
   const bool up = health == Health::up;
   note(up ? Event::Level::info : Event::Level::warning, up ? "backend_up" : "backend_down", service,
        backend.config.name,
@@ -229,57 +209,58 @@ void Daemon::on_check(BackendId id, const CheckResult& result, Health health) {
   rollout_->publish_soon();
 }
 
-Result<Daemon::Change> Daemon::publish_edit(BackendPlace at, const Backend& before) {
+Override Daemon::override_of(BackendPlace at) const {
+  const Override* entry =
+      configuration_->overrides().find({model_.service_of(at).config.name, model_.backend(at).config.name});
+  return entry == nullptr ? Override() : *entry;
+}
+
+// What the overrides will say of a backend after this edit of it.
+Override Daemon::override_after(const BackendEdit& edit) const {
+  Override entry = override_of(edit.at);
+  const BackendConfig& config = model_.backend(edit.at).config;
+  if (edit.admin) {
+    entry.admin.reset();
+    if (*edit.admin != Admin::ready) entry.admin = edit.admin;
+  }
+  if (edit.weight) {
+    // The weight of an added backend stands in its override alone.
+    const bool is_added = entry.address.has_value();
+    const bool differs = *edit.weight != config.weight;
+    entry.weight.reset();
+    entry.weight_was.reset();
+    if (is_added || differs) entry.weight = edit.weight;
+    if (!is_added && differs) entry.weight_was = config.weight;
+  }
+  return entry;
+}
+
+// The generation carries the edition of the overrides, so they count as made when it is published.
+Result<Daemon::Change> Daemon::edit_backends(std::span<const BackendEdit> edits) {
   const TablesView current = publisher_.current();
   const uint64_t number_before = current ? current.generation().number : 0;
+  std::vector<std::pair<OverrideKey, Override>> entries;
+  std::vector<Backend> before;
+  for (const BackendEdit& edit : edits) {
+    const OverrideKey key{model_.service_of(edit.at).config.name, model_.backend(edit.at).config.name};
+    Override entry = override_after(edit);
+    if (entry != override_of(edit.at)) entries.emplace_back(key, std::move(entry));
+    before.push_back(model_.backend(edit.at));
+    if (edit.admin) model_.set_admin(edit.at, *edit.admin, monotonic_ns());
+    if (edit.weight) model_.set_weight(edit.at, *edit.weight);
+  }
+  if (!entries.empty()) model_.set_overrides_edition(configuration_->edition() + 1);
   const Result<Compiled> published = rollout_->publish();
   if (!published) {
-    model_.put_back(at, before);
+    for (size_t i = 0; i < edits.size(); i++)
+      model_.put_back(edits[i].at, std::move(before[i]));
+    model_.set_overrides_edition(configuration_->edition());
     return published.error();
   }
+  if (!entries.empty()) configuration_->set_overrides(std::move(entries));
+  for (const BackendEdit& edit : edits)
+    follow_checks(model_.service_of(edit.at), model_.backend(edit.at));
   return Change{published->generation != number_before, published->generation};
-}
-
-Result<Daemon::Change> Daemon::set_admin(BackendPlace at, Admin admin) {
-  const Backend before = model_.backend(at);
-  model_.set_admin(at, admin, monotonic_ns());
-  const Result<Change> change = publish_edit(at, before);
-  follow_checks(model_.service_of(at), model_.backend(at));
-  return change;
-}
-
-Result<Daemon::Change> Daemon::set_weight(BackendPlace at, uint32_t weight) {
-  const Backend before = model_.backend(at);
-  model_.set_weight(at, weight);
-  return publish_edit(at, before);
-}
-
-Daemon::Reload Daemon::reload() {
-  Reload outcome;
-  ConfigResult loaded = load_config(options_.config_path);
-  outcome.errors = std::move(loaded.errors);
-  outcome.warnings = std::move(loaded.warnings);
-  for (const Diagnostic& warning : outcome.warnings)
-    note(Event::Level::warning, "config_warning", warning.text());
-  for (const Diagnostic& error : outcome.errors)
-    note(Event::Level::error, "config_error", error.text());
-  if (!loaded.config) {
-    note(Event::Level::error, "config_refused",
-         options_.config_path + " not taken over, the old configuration stays");
-    return outcome;
-  }
-  outcome.change = adopt(*loaded.config);
-  if (outcome.change) interfaces_->follow(loaded.config->interfaces);
-  if (!outcome.change) {
-    note(Event::Level::error, "config_refused",
-         fmt::format("{} not taken over, the old configuration stays: {}", options_.config_path,
-                     outcome.change.error().text()));
-  } else {
-    note(Event::Level::info, "config_applied",
-         fmt::format("{} read again: {} services, generation {}", options_.config_path,
-                     model_.services().size(), outcome.change->generation));
-  }
-  return outcome;
 }
 
 void Daemon::follow_steering() {
@@ -335,6 +316,7 @@ void Daemon::tick() {
     }
     neighbours_->set_ports(std::move(ports));
   }
+  keep_health();
   // bpffs may be mounted, or the permission given, after our start.
   if (!steering_fault_.empty() && now_ns - steering_tried_ns_ >= kSteeringRetryNs) follow_steering();
   tick_.expires_after(kTick);

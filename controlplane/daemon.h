@@ -1,7 +1,7 @@
 // sluiced at work: owns the model and everything that changes it, on one event loop.
 //
-// What can change the model: an operator (commands.h calls set_admin, set_weight, reload), a health check,
-// the kernel's routes and neighbours, a data plane that starts with other ports. Each ends in
+// What can change the model: an operator (commands.h calls edit_backends, apply, edit_overrides), a health
+// check, the kernel's routes and neighbours, a data plane that starts with other ports. Each ends in
 // Rollout::publish. Nothing here blocks on the network. What one backend's change costs does not depend on
 // how many others there are; a reload is work for all of them, and so is an answer that lists them.
 //
@@ -9,6 +9,7 @@
 // next sluiced takes over ids, admin states, weights and health from them.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -20,9 +21,12 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <nlohmann/json.hpp>
 
 #include "controlplane/backend_index.h"
 #include "controlplane/config.h"
+#include "controlplane/configuration.h"
 #include "controlplane/dataplane_view.h"
 #include "controlplane/events.h"
 #include "controlplane/health.h"
@@ -39,6 +43,7 @@ namespace sluice {
 struct DaemonOptions {
   std::string config_path;
   std::string directory;             // the instance's; the caller holds its lock
+  std::string state_directory;       // what is kept over a reboot (configuration.h)
   uint32_t checks_at_a_time = 1024;  // health checks running at once
   Events::LogFormat log_format = Events::LogFormat::text;
   Event::Level log_least = Event::Level::info;
@@ -47,8 +52,9 @@ struct DaemonOptions {
 class Daemon {
  public:
   // Everything up and running, or an Error: publishes the configuration, then begins to listen and to check.
+  // When it is the configuration that is at fault, `errors` says how.
   static Result<std::unique_ptr<Daemon>> start(boost::asio::io_context& io, const DaemonOptions& options,
-                                               const Config& config);
+                                               std::vector<Diagnostic>& errors);
   ~Daemon();
 
   const DaemonOptions& options() const { return options_; }
@@ -62,6 +68,7 @@ class Daemon {
   HealthChecker& checker() { return *checker_; }
   const HealthChecker& checker() const { return *checker_; }
   const Interfaces& interfaces() const { return *interfaces_; }
+  const Configuration& configuration() const { return *configuration_; }
   uint64_t started_ns() const { return started_ns_; }
 
   // A published change, or none because things were so already.
@@ -74,29 +81,79 @@ class Daemon {
     return index_.find(service, backend);
   }
   // On an Error nothing has changed.
-  [[nodiscard]] Result<Change> set_admin(BackendPlace at, Admin admin);
-  [[nodiscard]] Result<Change> set_weight(BackendPlace at, uint32_t weight);
+  // Each backend at most once; all of it is one generation.
+  struct BackendEdit {
+    BackendPlace at;
+    std::optional<Admin> admin;
+    std::optional<uint32_t> weight;
+  };
+  [[nodiscard]] Result<Change> edit_backends(std::span<const BackendEdit> edits);
 
-  // Reads the configuration file again. With errors in it, or no room for it, the old configuration stays.
-  struct Reload {
-    std::vector<Diagnostic> errors;
+  // ---- The configuration as a whole (daemon_config.cc) ----
+  struct ApplyOptions {
+    bool dry_run = false;                         // says what it would change, and changes nothing
+    std::optional<std::chrono::seconds> confirm;  // back to the present one after this, unless confirmed
+  };
+  struct Applied {
+    std::vector<Diagnostic> errors;  // with any, or an Error in `change`, the old configuration stays
     std::vector<Diagnostic> warnings;
+    nlohmann::json objects;  // diff_written (config_diff.h)
+    nlohmann::json flows;    // diff_flows
     Result<Change> change = Change{};
   };
-  Reload reload();
+  Applied apply(std::vector<ConfigSource> sources, const ApplyOptions& options);
+  Applied reload();  // CONFIG as it stands now
+  Result<Change> confirm();
+  Result<Change> roll_back();
+
+  // A change of the overrides that adds or removes. `change` edits them, or says why not; it may be called
+  // more than once. On disk first, then in force, then `done`; edits that wait share one generation.
+  struct OverrideEdit {
+    OverrideKey key;  // what it is about
+    std::function<std::string(Overrides&)> change;
+    std::function<void(const Result<Change>&)> done;
+  };
+  void edit_overrides(OverrideEdit edit);
+  // Moves the overrides into conf.d/overrides.toml beside CONFIG, and takes that over; `text` is what that
+  // file says then. A dry run only says so.
+  struct Written {
+    std::string file;
+    std::string text;
+    Result<Change> change = Change{};
+  };
+  Written write_overrides(bool dry_run);
+  // Calls back when all that was decided is on disk, or with the reason why it is not.
+  void when_saved(StateFile::Saved done) const { configuration_->when_saved(std::move(done)); }
 
  private:
   Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publisher publisher);
 
-  [[nodiscard]] Result<Done> begin(const Config& config);
+  [[nodiscard]] Result<Done> begin(std::vector<Diagnostic>& errors);
   void note(Event::Level level, std::string kind, std::string sentence);
   void note(Event::Level level, std::string kind, std::string service, std::string backend,
             std::string sentence);
   void remember_published_next_hops();
-  [[nodiscard]] Result<Change> adopt(const Config& config);
+  // Makes this the model, and publishes it; on an Error everything stays as it was. `overrides` loses what
+  // does not fit any more. At a start, tables with a later edition of the overrides know better.
+  enum class From : uint8_t { overrides, tables };
+  [[nodiscard]] Result<Change> adopt(const Configuration::Version& version, Overrides& overrides, From from);
+  [[nodiscard]] Result<Change> adopt(Model next);
+  [[nodiscard]] Result<Model> model_of(const Configuration::Version& version, Overrides& overrides,
+                                       From from);
+  Applied apply(Configuration::Parsed parsed, const ApplyOptions& options);
+  void note_diagnostics(const Applied& applied);
+  [[nodiscard]] Result<Change> begin_with(Configuration::Version version);
+  void take_version(Configuration::Version version);
+  void take_overrides(Overrides overrides);
+  void rolled_back(Configuration::Version before);
+  Override override_of(BackendPlace at) const;
+  std::string health_contents() const;
+  Override override_after(const BackendEdit& edit) const;
+  void run_edits();
+  void finish_edits(std::vector<OverrideEdit> edits);
+  void keep_health();
+  void remember_kept_health(Model& model);
   [[nodiscard]] Result<Done> check_secret(const Config& config);
-  // Publishes the edit of the backend that was `before`, or puts it back.
-  [[nodiscard]] Result<Change> publish_edit(BackendPlace at, const Backend& before);
   // Makes next hops, ids and checks follow the model after its set of backends changed.
   void follow_model();
   void follow_all_checks();
@@ -114,6 +171,14 @@ class Daemon {
   const DaemonOptions options_;
   const uint64_t started_ns_;
   Events events_;
+  boost::asio::thread_pool disk_{1};
+  std::unique_ptr<Configuration> configuration_;
+  std::unique_ptr<StateFile> health_file_;
+  bool health_changed_ = false;  // since health_file_ was saved last
+  uint64_t health_saved_ns_ = 0;
+  std::vector<OverrideEdit> edits_;  // waiting
+  bool edits_run_ = false;
+  Result<Change> rollback_ = Change{};  // how the last one went
   Model model_;
   Publisher publisher_;
   DataplaneView dataplane_;

@@ -15,6 +15,7 @@ inline constexpr int kExitParse = 3;        // the configuration cannot be read 
 inline constexpr int kExitSemantic = 4;     // the configuration contradicts itself or names unknown things
 inline constexpr int kExitUnreachable = 5;  // no daemon answers on the control socket
 inline constexpr int kExitTimeout = 6;
+inline constexpr int kExitDiffers = 7;  // sluice diff: the two are not the same
 
 // Of a configuration with these errors: the more basic fault wins.
 inline int exit_code_of(const std::vector<Diagnostic>& errors) {

@@ -106,6 +106,9 @@ class Model {
   // Use the reference at once; it must not be kept over a compile.
   std::vector<Service>& edit_all();
   void set_secret(std::string secret);
+  // Of the operators' decisions that are in it: the next generation carries it. Changes nothing by itself.
+  void set_overrides_edition(uint64_t edition) { overrides_edition_ = edition; }
+  uint64_t overrides_edition() const { return overrides_edition_; }
   // Another number after each edit_all: what depends on the set of services and backends, and their
   // configuration, holds while it stays.
   uint64_t edition() const { return edition_; }
@@ -127,6 +130,7 @@ class Model {
   std::string secret_;
   std::vector<Service> services_;
   uint64_t edition_ = 0;
+  uint64_t overrides_edition_ = 0;
   Base base_;
   std::set<BackendPlace> changed_;  // since base_; each at most once, however often it changes
 };

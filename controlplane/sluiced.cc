@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 #include <boost/asio/io_context.hpp>
@@ -43,24 +45,30 @@ int fail(const Error& error) {
   return kExitFailure;
 }
 
-int run(const std::string& config_path, const std::string& directory, Events::LogFormat log_format,
-        Event::Level log_least) {
+std::string state_directory(const std::string& option, const std::string& directory) {
+  if (!option.empty()) return option;
+  if (const char* from_environment = std::getenv("SLUICE_STATE");
+      from_environment != nullptr && *from_environment)
+    return from_environment;
+  return std::string("/var/lib/sluice/") +
+         (directory == kDefaultDirectory ? "default" : instance_name(directory));
+}
+
+int run(const std::string& config_path, const std::string& directory, const std::string& state,
+        Events::LogFormat log_format, Event::Level log_least) {
   if (const Result<Done> made = make_instance_directory(directory); !made) return fail(made.error());
   const Result<InstanceLock> lock = InstanceLock::acquire(directory, kDaemonLock);
   if (!lock) return fail(lock.error());
-  const ConfigResult loaded = load_config(config_path);
-  for (const Diagnostic& warning : loaded.warnings)
-    std::fprintf(stderr, "warning: %s\n", warning.text().c_str());
-  for (const Diagnostic& error : loaded.errors)
-    std::fprintf(stderr, "%s\n", error.text().c_str());
-  if (!loaded.config) return exit_code_of(loaded.errors);
-
   signal(SIGPIPE, SIG_IGN);  // a log reader that goes away must not end the daemon
   boost::asio::io_context io(1);
-  DaemonOptions options{config_path, directory, raise_descriptor_limit()};
+  DaemonOptions options{config_path, directory, state_directory(state, directory), raise_descriptor_limit()};
   options.log_format = log_format;
   options.log_least = log_least;
-  const Result<std::unique_ptr<Daemon>> daemon = Daemon::start(io, options, *loaded.config);
+  std::vector<Diagnostic> errors;
+  const Result<std::unique_ptr<Daemon>> daemon = Daemon::start(io, options, errors);
+  for (const Diagnostic& error : errors)
+    std::fprintf(stderr, "%s\n", error.text().c_str());
+  if (!errors.empty()) return exit_code_of(errors);
   if (!daemon) return fail(daemon.error());
   io.run();
   return kExitOk;
@@ -71,9 +79,12 @@ int run(const std::string& config_path, const std::string& directory, Events::Lo
 
 int main(int argc, char** argv) {
   CLI::App app("sluiced, the control plane of the Sluice load balancer", "sluiced");
-  std::string config_path, directory;
+  std::string config_path, directory, state;
   app.add_option("CONFIG", config_path, "configuration file (TOML)")->required();
   app.add_option("--dir", directory, "directory of the instance (default: $SLUICE_DIR or /dev/shm/sluice)");
+  app.add_option(
+      "--state", state,
+      "directory for what is kept over a reboot (default: $SLUICE_STATE or below /var/lib/sluice)");
   auto log_format = sluice::Events::LogFormat::text;
   app.add_option("--log-format", log_format, "text, or json: one event a line")
       ->transform(CLI::CheckedTransformer(std::map<std::string, sluice::Events::LogFormat>{
@@ -95,5 +106,5 @@ int main(int argc, char** argv) {
   }
   spdlog::set_default_logger(spdlog::stderr_logger_st("sluiced"));
   spdlog::flush_on(spdlog::level::debug);
-  return sluice::run(config_path, sluice::instance_directory(directory), log_format, log_least);
+  return sluice::run(config_path, sluice::instance_directory(directory), state, log_format, log_least);
 }

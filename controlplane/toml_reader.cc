@@ -132,6 +132,12 @@ Diagnostic DiagnosticSink::make(Diagnostic::Kind kind, Position where, std::stri
               : ""};
 }
 
+Position DiagnosticSink::place(const toml::node& node) const {
+  if (node.source().begin.line > 0) return position(node.source());
+  const auto found = places_.find(&node);
+  return found == places_.end() ? Position{} : found->second;
+}
+
 void DiagnosticSink::error(Position where, std::string message, std::string suggestion) {
   errors_.push_back(make(Diagnostic::Kind::semantic, where, std::move(message), std::move(suggestion)));
 }
@@ -175,12 +181,12 @@ TableReader::TableReader(const toml::table& table, std::string what, DiagnosticS
     : table_(table), what_(std::move(what)), sink_(sink), outer_(outer) {}
 
 Position TableReader::where() const {
-  return position(table_.source());
+  return sink_.place(table_);
 }
 
 Position TableReader::where(std::string_view key) const {
   const toml::node* found = table_.get(key);
-  return found != nullptr ? position(found->source()) : where();
+  return found != nullptr ? sink_.place(*found) : where();
 }
 
 const toml::node* TableReader::node(std::string_view key, Need need) {
@@ -192,7 +198,7 @@ const toml::node* TableReader::node(std::string_view key, Need need) {
 
 void TableReader::wrong_type(std::string_view key, const toml::node& found, std::string_view expected,
                              std::string suggestion) {
-  sink_.error(position(found.source()),
+  sink_.error(sink_.place(found),
               quoted(key) + " must be " + std::string(expected) + ", not " + std::string(type_name(found)),
               std::move(suggestion));
 }
@@ -342,8 +348,9 @@ void TableReader::finish() {
     } else if (const std::string_view near = nearest(name, known_); !near.empty()) {
       suggestion = "did you mean " + quoted(near) + "?";
     }
-    sink_.error(position(key.source()), "unknown key " + quoted(name) + " in " + what_,
-                std::move(suggestion));
+    const bool key_has_place = key.source().begin.line > 0;
+    sink_.error(key_has_place ? position(key.source()) : sink_.place(value),
+                "unknown key " + quoted(name) + " in " + what_, std::move(suggestion));
   }
 }
 

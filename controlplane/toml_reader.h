@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -33,6 +34,12 @@ class DiagnosticSink {
   void error(Position where, std::string message, std::string suggestion = "");
   void warning(Position where, std::string message, std::string suggestion = "");
   void syntax_error(Position where, std::string message);
+  // For trees that were not read from TOML, whose nodes know no place (json_tree.h). The node must stay where
+  // it is.
+  void set_place(const toml::node& node, Position where) { places_[&node] = where; }
+  Position place(const toml::node& node) const;
+  const std::string& file() const { return file_; }
+  bool has_errors() const { return !errors_.empty(); }
   // Everything so far, in the file's order.
   std::vector<Diagnostic> take_errors();
   std::vector<Diagnostic> take_warnings();
@@ -42,6 +49,7 @@ class DiagnosticSink {
 
   std::vector<std::string_view> lines_;
   const std::string& file_;
+  std::unordered_map<const toml::node*, Position> places_;
   std::vector<Diagnostic> errors_;
   std::vector<Diagnostic> warnings_;
 };

@@ -46,4 +46,14 @@ inline Totals totals(const StatsSegment& stats, BackendId id) {
       stats, [id](const WorkerStats& w) -> const auto& { return w.backends[index(id)]; });
 }
 
+// Flows that live now: a gauge, nothing to subtract.
+inline uint64_t flows_active(const StatsSegment& stats, BackendId id) {
+  uint64_t sum = 0;
+  for (const WorkerStats& worker : stats.workers) {
+    if (worker.active.get() != 0 || worker.loops.get() != 0)
+      sum += worker.backends[index(id)].flows_active.get();
+  }
+  return sum;
+}
+
 }  // namespace sluice

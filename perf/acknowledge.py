@@ -92,7 +92,8 @@ def wait(condition, what):
 def measure(options):
     cpus = sorted(os.sched_getaffinity(0))
     (FOLDER / "ack.toml").write_text(configuration())
-    processes = [start(cpus[:1], options.build / "controlplane/sluiced", FOLDER / "ack.toml", "--dir", FOLDER)]
+    processes = [start(cpus[:1], options.build / "controlplane/sluiced", FOLDER / "ack.toml", "--dir", FOLDER,
+                       "--state", FOLDER / "state")]
     huge = ["--no-huge"] if options.no_huge else []
     processes.append(start(cpus, options.build / "dataplane/sluice-dataplane", "--dir", FOLDER, "--vdev", "net_null0",
                            "--cores", cpus[-1], *huge))

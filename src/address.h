@@ -52,6 +52,10 @@ struct IpAddress {
   }
   Family family() const { return is_v4() ? Family::v4 : Family::v6; }
   bool is_set() const { return *this != IpAddress{}; }
+  bool is_unicast() const {
+    if (is_v4()) return bytes[12] != 0 && bytes[12] < 224;  // RFC 1122 3.2.1.3, RFC 5771
+    return is_set() && bytes[0] != 0xff;                    // RFC 4291 2.7
+  }
   uint32_t v4_network_order() const {
     uint32_t v;
     std::memcpy(&v, &bytes[12], 4);

@@ -87,6 +87,9 @@ inline constexpr uint32_t kCheckTimeoutMinMs = 1;
 // Checks in a row that change a backend's health.
 inline constexpr uint32_t kCheckRiseFallMax = 1'000;
 
+// Seconds that a configuration may wait to be confirmed: longer than a day is no trial.
+inline constexpr uint32_t kConfirmMaxS = 86'400;
+
 static_assert(kBackendsPerServiceMax < kNoBackend);
 static_assert(kIdleTimeoutShortMax + kSweepPeriodMax < (1u << 13));
 static_assert(kIdleTimeoutMax + kSweepPeriodMax + 2 * 128 < (1u << 13) * 128);

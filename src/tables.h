@@ -229,7 +229,9 @@ struct alignas(64) Generation {
   uint32_t has_any_port;  // some service has port 0: look a second time
   uint32_t services_count;
   uint32_t backends_count;
-  uint8_t reserved[28];
+  uint8_t reserved[4];
+  uint64_t overrides_edition;  // of the operators' decisions that are in it (controlplane/configuration.h)
+  uint8_t reserved2[16];
   HashSecret secret;
   // One page holds kPageRecords records. Unused pages all name one page of zeroes, so any id may be looked
   // up.
@@ -258,6 +260,7 @@ inline constexpr SegmentKind kTablesSegment = {"tables", "sluiced", 0x73656c6261
                                                             offsetof(TablesHeader, current),
                                                             sizeof(Generation),
                                                             offsetof(Generation, vips),
+                                                            offsetof(Generation, overrides_edition),
                                                             offsetof(Generation, secret),
                                                             offsetof(Generation, service_pages),
                                                             offsetof(Generation, backend_pages),

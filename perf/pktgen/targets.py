@@ -200,7 +200,8 @@ class Balancer(Target):
         (self.folder / "pktgen.toml").write_text(self.configuration())
         inside = ["nsenter", f"--net=/run/netns/{self.netns}"]
         instance = ["--dir", self.folder / "instance"]
-        self.child([*inside, self.build / "controlplane/sluiced", self.folder / "pktgen.toml", *instance], {self.cpus.rest})
+        self.child([*inside, self.build / "controlplane/sluiced", self.folder / "pktgen.toml", *instance,
+                    "--state", self.folder / "state"], {self.cpus.rest})
         huge = ["--no-huge"] if self.no_huge else []
         self.start_preloaded([self.build / "dataplane/sluice-dataplane", *instance, "--vdev", self.devargs(), "--cores",
                               self.cpus.worker, "--flows-max", self.flows_max, *huge], inside)

@@ -50,6 +50,7 @@ class Balancer:
         self.fabric = fabric
         self.host = fabric.hosts["lb"]
         self.directory = instance_directory(fabric.name)
+        self.state = fabric.folder / "state"
         self.config_path = fabric.folder / "sluice.toml"
         self.write_config(config)
         self.dataplane = self.sluiced = None
@@ -71,9 +72,9 @@ class Balancer:
         self.dataplane = self.host.start("dataplane", self.dataplane_command(*more), cpus=range(os.cpu_count()))
         return self.dataplane
 
-    def start_sluiced(self):
+    def start_sluiced(self, *more):
         self.sluiced = self.host.start("sluiced", [program("controlplane/sluiced"), self.config_path,
-                                                   "--dir", self.directory])
+                                                   "--dir", self.directory, "--state", self.state, *more])
         return self.sluiced
 
     def start(self):

@@ -17,6 +17,7 @@ from sluice import pins_directory
 NAME = "sluice-daemon"
 DIRECTORY = f"/dev/shm/{NAME}"
 PINS = pins_directory(NAME)
+STATE = f"{DIRECTORY}/state"
 CHECK = '{ type = "http", path = "/", interval = "100ms", timeout = "80ms", rise = 2, fall = 2 }'
 BACKENDS = {"b1": "10.0.1.11", "b2": "10.0.1.12", "b3": "10.0.1.13"}
 
@@ -76,7 +77,8 @@ class Control:
             f"http-{name}", ["/usr/bin/python3", "-c", SERVER, BACKENDS[name]])
 
     def start(self):
-        self.sluiced = self.balancer.start("sluiced", [program("controlplane/sluiced"), self.config_path, "--dir", DIRECTORY])
+        self.sluiced = self.balancer.start("sluiced", [program("controlplane/sluiced"), self.config_path, "--dir", DIRECTORY,
+                                                       "--state", STATE])
         wait_until(self.answers, lambda: f"sluiced answers\n{self.sluiced.output()}")
 
     def answers(self):
@@ -293,7 +295,8 @@ def test_wrong_commands_get_a_clear_answer(control):
 
 
 def test_a_second_daemon_is_refused_in_one_line_with_the_remedy(control):
-    second = control.balancer.run(program("controlplane/sluiced"), control.config_path, "--dir", DIRECTORY, check=False)
+    second = control.balancer.run(program("controlplane/sluiced"), control.config_path, "--dir", DIRECTORY,
+                                  "--state", STATE, check=False)
     assert second.returncode == 1
     assert f"pid {control.sluiced.pid}" in second.stderr and "try: kill" in second.stderr
     assert control.answers()

@@ -36,7 +36,7 @@ def dataplane(balancer, prefix=(), command=None):
 
 def sluiced(balancer):
     return balancer.host.run(program("controlplane/sluiced"), balancer.config_path, "--dir", balancer.directory,
-                             check=False, timeout=30)
+                             "--state", balancer.state, check=False, timeout=30)
 
 
 def test_second_sluiced(balancer):

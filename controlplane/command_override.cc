@@ -1,0 +1,217 @@
+// Commands about what operators decided at run time (overrides.h): backends and services that are added or
+// taken out, and the overrides themselves.
+#include <algorithm>
+#include <array>
+
+#include <fmt/format.h>
+
+#include "controlplane/command_parts.h"
+#include "controlplane/message.h"
+#include "src/size_limits.h"
+
+namespace sluice {
+namespace {
+
+using nlohmann::json;
+
+// Answers when the edit is on disk, published and acknowledged.
+void edit_overrides(Daemon& daemon, OverrideKey key, std::function<std::string(Overrides&)> change,
+                    json response, uint64_t received_ns, const Reply& reply) {
+  daemon.edit_overrides(
+      {std::move(key), std::move(change),
+       [&daemon, response = std::move(response), received_ns, reply](const Result<Daemon::Change>& changed) {
+         finish_change(daemon, changed, received_ns, response, reply);
+       }});
+}
+
+bool files_have(const Daemon& daemon, const OverrideKey& key) {
+  const std::vector<ServiceConfig>& services = daemon.configuration().version().config.services;
+  const auto service =
+      std::find_if(services.begin(), services.end(), [&](const auto& s) { return s.name == key.first; });
+  if (service == services.end()) return false;
+  return key.second.empty() || std::any_of(service->backends.begin(), service->backends.end(),
+                                           [&](const auto& b) { return b.name == key.second; });
+}
+
+bool is_name(const std::string& text) {
+  return !text.empty() && text.size() < limits::kNameBytes &&
+         text.find_first_not_of("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._-") ==
+             std::string::npos;
+}
+
+// service, backend, address, weight
+void backend_add(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
+  const auto service = text_of(request, "service"), backend = text_of(request, "backend"),
+             written = text_of(request, "address");
+  if (!service) return reply(missing("service", "text"));
+  if (!backend) return reply(missing("backend", "text"));
+  if (!written) return reply(missing("address", "an IPv4 or IPv6 address"));
+  const auto refuse = [&](const char* code, Error error) { reply(error_response(code, error)); };
+  if (!is_name(*backend))
+    return refuse(kCodeBadRequest,
+                  {fmt::format("'{}' is no name", *backend),
+                   fmt::format("1 to {} letters, digits, '.', '_' or '-'", limits::kNameBytes - 1)});
+  const std::optional<IpAddress> address = IpAddress::parse(*written);
+  if (!address || !address->is_unicast())
+    return refuse(kCodeBadRequest, {fmt::format("'{}' is no unicast address", *written),
+                                    "an IPv4 or IPv6 address, without port or prefix length"});
+  if (daemon.model().find_service(*service) == nullptr)
+    return refuse(kCodeNotFound, no_such_service(daemon.model(), *service));
+  if (daemon.find_backend(*service, *backend))
+    return refuse(kCodeFailed, {fmt::format("there is a backend '{}/{}' already", *service, *backend),
+                                "sluice show backends " + *service});
+  std::optional<uint32_t> weight;
+  if (request.contains("weight")) {
+    const json& given = request["weight"];
+    if (!given.is_number_integer() || given < 0 || given > limits::kWeightMax)
+      return refuse(kCodeBadRequest,
+                    {"the weight is out of range", fmt::format("0 to {}", limits::kWeightMax)});
+    weight = given.get<uint32_t>();
+  }
+  const OverrideKey key{*service, *backend};
+  json response = ok_response();
+  response["backends"] = json::array({*service + "/" + *backend});
+  edit_overrides(
+      daemon, key,
+      [key, address, weight](Overrides& overrides) {
+        Override entry;
+        entry.address = address;
+        entry.weight = weight;
+        overrides.set(key, std::move(entry));
+        return std::string();
+      },
+      std::move(response), received_ns, reply);
+}
+
+void backend_remove(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
+  const Targets targets = targets_of(daemon, request);
+  if (!targets.refusal.is_null()) return reply(targets.refusal);
+  std::vector<OverrideKey> keys;
+  json names = json::array();
+  for (const BackendPlace at : targets.places) {
+    keys.emplace_back(daemon.model().service_of(at).config.name, daemon.model().backend(at).config.name);
+    names.push_back(path_of(daemon, at));
+  }
+  json response = ok_response();
+  response["backends"] = std::move(names);
+  edit_overrides(
+      daemon, keys.back(),
+      [&daemon, keys](Overrides& overrides) {
+        for (const OverrideKey& key : keys) {
+          Override gone;
+          gone.remove = files_have(daemon, key);
+          overrides.set(key, std::move(gone));  // an added one: just forgotten
+        }
+        return std::string();
+      },
+      std::move(response), received_ns, reply);
+}
+
+// {"services": [a [[service]] table as JSON, ...]}
+void service_add(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
+  const auto service = request.find("definition");
+  if (service == request.end() || !service->is_object())
+    return reply(missing("definition", "a [[service]] table as JSON"));
+  const json document = {{"service", json::array({*service})}};
+  const ConfigResult read =
+      parse_config(document.dump(1, ' ', false, json::error_handler_t::replace), "the definition.json");
+  if (!read.config) {
+    json refusal = error_response(kCodeSemantic, {"the definition of the service has errors", ""});
+    for (const Diagnostic& error : read.errors)
+      refusal["diagnostics"].push_back(error.text());
+    return reply(std::move(refusal));
+  }
+  const std::string name = read.config->services.front().name;
+  json response = ok_response();
+  response["service"] = name;
+  edit_overrides(
+      daemon, {name, ""},
+      [&daemon, name, definition = *service](Overrides& overrides) {
+        const bool exists = overrides.services().contains(name) || files_have(daemon, {name, ""});
+        if (exists) return fmt::format("there is a service '{}' already", name);
+        overrides.add_service(name, definition);
+        return std::string();
+      },
+      std::move(response), received_ns, reply);
+}
+
+void service_remove(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
+  const auto name = text_of(request, "service");
+  if (!name) return reply(missing("service", "text"));
+  if (daemon.model().find_service(*name) == nullptr)
+    return reply(error_response(kCodeNotFound, no_such_service(daemon.model(), *name)));
+  json response = ok_response();
+  response["service"] = *name;
+  edit_overrides(
+      daemon, {*name, ""},
+      [&daemon, name = *name](Overrides& overrides) {
+        overrides.forget_service(name);
+        Override gone;
+        gone.remove = files_have(daemon, {name, ""});
+        overrides.set({name, ""}, std::move(gone));
+        return std::string();
+      },
+      std::move(response), received_ns, reply);
+}
+
+void show_overrides(Daemon& daemon, const json&, uint64_t, const Reply& reply) {
+  json response = ok_response();
+  const Configuration& configuration = daemon.configuration();
+  const json listed = configuration.overrides().to_json();
+  response["overrides"] = listed.at("override");
+  response["services"] = listed.at("service");
+  response["edition"] = configuration.edition();
+  response["state"] = configuration.state_directory();
+  reply(std::move(response));
+}
+
+// Nothing, or "target": SERVICE or SERVICE/BACKEND.
+void clear_overrides(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
+  const std::string target = text_of(request, "target").value_or("");
+  const size_t slash = target.find('/');
+  const OverrideKey key{target.substr(0, slash), slash == std::string::npos ? "" : target.substr(slash + 1)};
+  edit_overrides(
+      daemon, key,
+      [target, key](Overrides& overrides) {
+        if (target.empty()) {
+          overrides = Overrides();
+        } else if (!key.second.empty() && overrides.find(key) != nullptr) {
+          overrides.set(key, {});
+        } else if (key.second.empty() && overrides.has_service(key.first)) {
+          overrides.forget_service(key.first);
+        } else {
+          return fmt::format("'{}' has no override", target);
+        }
+        return std::string();
+      },
+      ok_response(), received_ns, reply);
+}
+
+// Moves the overrides into conf.d/overrides.toml beside the configuration file.
+void write_overrides(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
+  const bool dry_run = request.value("dry_run", json(false)) == json(true);
+  Daemon::Written written = daemon.write_overrides(dry_run);
+  json response = ok_response();
+  response["file"] = written.file;
+  response["text"] = written.text;
+  if (dry_run) return reply(std::move(response));
+  finish_change(daemon, written.change, received_ns, std::move(response), reply);
+}
+
+constexpr std::array kCommands = {
+    Command{"backend.add", backend_add},
+    Command{"backend.remove", backend_remove},
+    Command{"service.add", service_add},
+    Command{"service.remove", service_remove},
+    Command{"show.overrides", show_overrides, Role::read},
+    Command{"overrides.clear", clear_overrides},
+    Command{"overrides.write", write_overrides},
+};
+
+}  // namespace
+
+std::span<const Command> override_commands() {
+  return kCommands;
+}
+
+}  // namespace sluice

@@ -1,0 +1,33 @@
+// What another configuration would change, and what that does to flows.
+//
+// Reads; changes nothing.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "controlplane/config.h"
+#include "controlplane/model.h"
+#include "src/stats.h"
+#include "src/tables.h"
+
+namespace sluice {
+
+// By service and backend, key by key as written: [{"service": "web", "backend": "b1" or "", "change":
+// "added" | "removed" | "changed", "keys": [{"key", "from", "to"}]}]; a key that is not there is "". Keys of
+// what is added or removed as a whole are listed too. The secret itself is not shown.
+nlohmann::json diff_written(const WrittenConfig& from, const WrittenConfig& to);
+
+// The flows: [{"service", "hash_space_moved_percent", "ideal_percent", "flows_active", "flows_moved"}], only
+// services in which any of it is not zero.
+//
+//   hash_space_moved_percent   of the lookup table's slots: the share of untracked and future flows that go
+//                              to another backend
+//   ideal_percent              what any method would have to move, by the weights alone
+//   flows_moved                tracked flows of backends that go, and of services that go
+//
+// `next` is the model as it would be. Backends that nobody has checked yet are taken as up: it says what the
+// change comes to. Cost: a lookup table (1 ms) for each service that changes.
+nlohmann::json diff_flows(const Model& now, const Model& next, const TablesView& current,
+                          const StatsSegment* stats);
+
+}  // namespace sluice

@@ -1,0 +1,442 @@
+"""Configurations and what operators decide beside them: diff, apply, confirm, roll back, overrides, and what of it is there
+after the processes, or the machine, were gone. Real sluiced, real checks; no data plane."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+
+from lab import run, wait_until
+from test_daemon import BACKENDS, DIRECTORY, SECOND_SERVICE, STATE, config, control  # noqa: F401 (control is a fixture)
+
+DIFFERS, SEMANTIC, PARSE, USAGE, FAILURE = 7, 4, 3, 2, 1
+
+
+def weights(control):
+    return {b["name"]: b["weight"] for b in control.json("show", "backends", "web")["backends"]}
+
+
+def told(control, words):
+    """Did sluiced say so? Each event is in its log."""
+    return words in control.sluiced.output()
+
+
+def write(control, name, text):
+    path = control.lab.folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def restart(control, signal_number=signal.SIGKILL):
+    control.sluiced.signal(signal_number)
+    control.sluiced.wait()
+    control.start()
+
+
+def reboot(control):
+    """As after a power cycle: shared memory is gone, the state directory is not."""
+    control.sluiced.signal(signal.SIGKILL)
+    control.sluiced.wait()
+    kept = control.lab.folder / "kept"
+    shutil.copytree(STATE, kept)
+    run(["rm", "-rf", DIRECTORY])
+    os.mkdir(DIRECTORY)
+    shutil.copytree(kept, STATE)
+    shutil.rmtree(kept)
+    control.start()
+
+
+# ---- diff and apply ----------------------------------------------------------------------------------------------------
+
+
+def test_diff_says_what_would_change_and_what_moves(control):
+    new = write(control, "new.toml", config({"b1": 50, "b3": 100}, SECOND_SERVICE))
+    result = control.cli("--json", "diff", new, check=False)
+    assert result.returncode == DIFFERS, result.stderr
+    answer = json.loads(result.stdout)
+    changes = {(o["service"], o["backend"]): o for o in answer["objects"]}
+    assert changes["web", "b1"]["keys"] == [{"key": "weight", "from": "100", "to": "50"}]
+    assert changes["web", "b2"]["change"] == "removed"
+    assert changes["dns", ""]["change"] == changes["dns", "b1"]["change"] == "added"
+    flows = {f["service"]: f for f in answer["flows"]}
+    # 100/100/100 to 50/-/100: b2's third goes to b3, and nothing else has to.
+    assert flows["web"]["ideal_percent"] == pytest.approx(100 / 3, abs=0.01)
+    assert 33 < flows["web"]["hash_space_moved_percent"] < 60
+    assert weights(control) == dict.fromkeys(BACKENDS, 100), "a diff changes nothing"
+
+    same = control.cli("diff", control.config_path, check=False)
+    assert same.returncode == 0 and "the files say the same" in same.stdout
+
+
+def test_a_changed_weight_of_one_in_a_thousand_moves_little(control):
+    def thousand(first_weight):
+        text = config().split("  [[service.backend]]")[0]
+        for i in range(1000):
+            weight = first_weight if i == 0 else 100
+            text += f'  [[service.backend]]\n  name = "c{i}"\n  address = "10.1.{i // 250}.{i % 250 + 1}"\n  weight = {weight}\n'
+        return text.replace('type = "http", path = "/",', 'type = "none" } # {')
+    control.cli("apply", write(control, "big.toml", thousand(100)))
+    # Nobody of them can be reached, so the published table is empty; what the files come to is compared.
+    answer = json.loads(control.cli("--json", "diff", write(control, "big2.toml", thousand(90)), check=False).stdout)
+    assert [o["backend"] for o in answer["objects"]] == ["c0"]
+
+
+def test_apply_is_all_or_nothing(control):
+    before = control.generation()
+    bad = write(control, "bad.toml", config(extra=SECOND_SERVICE.replace("udp", "upd").replace("10.0.1.11", "10.0.1.999")))
+    result = control.cli("apply", bad, check=False)
+    assert result.returncode == SEMANTIC
+    assert '"upd"' in result.stderr and "10.0.1.999" in result.stderr, "every fault at once"
+    assert f"{bad}:" in result.stderr and "^" in result.stderr
+    assert control.generation() == before
+    assert control.cli("apply", write(control, "torn.toml", "[[service"), check=False).returncode == PARSE
+    assert control.cli("apply", control.lab.folder / "none.toml", check=False).returncode == PARSE
+
+    good = write(control, "good.toml", config({"b1": 10, "b2": 20, "b3": 30}, SECOND_SERVICE))
+    dry = control.cli("apply", "--dry-run", good)
+    assert "web/b1" in dry.stdout and control.generation() == before
+    control.cli("apply", good)
+    assert weights(control) == {"b1": 10, "b2": 20, "b3": 30}
+    assert control.generation() == before + 1, "one generation for all services"
+    assert len(control.json("show", "services")["services"]) == 2
+
+
+def test_apply_json_and_a_folder(control):
+    document = {"service": [{"name": "web", "vip": "203.0.113.10", "port": 80, "protocol": "tcp", "forward": "ipip",
+                             "health": {"type": "tcp", "interval": "100ms"},
+                             "backend": [{"name": "b1", "address": BACKENDS["b1"], "weight": 7}]}]}
+    control.cli("apply", write(control, "a.json", json.dumps(document, indent=2)))
+    assert weights(control) == {"b1": 7}
+    document["service"][0]["wieght"] = 1
+    bad = control.cli("apply", write(control, "a.json", json.dumps(document, indent=2)), check=False)
+    assert bad.returncode == SEMANTIC and "a.json:2" in bad.stderr and "unknown key 'wieght'" in bad.stderr
+
+    write(control, "conf.d/10-dns.toml", SECOND_SERVICE)
+    control.cli("apply", control.config_path)
+    assert [s["name"] for s in control.json("show", "services")["services"]] == ["web", "dns"]
+    write(control, "conf.d/20-again.toml", SECOND_SERVICE)
+    twice = control.cli("check", control.config_path, check=False)
+    assert twice.returncode == SEMANTIC
+    assert "20-again.toml:3:8" in twice.stderr and "10-dns.toml" in twice.stderr
+
+
+def test_unconfirmed_goes_back(control):
+    new = write(control, "new.toml", config({"b1": 1, "b2": 1, "b3": 2}))
+    control.cli("apply", "--confirm", "2s", new)
+    assert weights(control)["b3"] == 2
+    another = control.cli("apply", control.config_path, check=False)
+    assert another.returncode == FAILURE and "sluice confirm" in another.stderr
+    wait_until(lambda: weights(control) == dict.fromkeys(BACKENDS, 100), lambda: str(weights(control)), 10)
+    assert told(control, "back to ")
+    assert control.cli("confirm", check=False).returncode == FAILURE
+
+    control.cli("apply", "--confirm", "60s", new)
+    control.cli("rollback")
+    assert weights(control)["b3"] == 100
+    control.cli("apply", "--confirm", "2s", new)
+    control.cli("confirm")
+    time.sleep(3)
+    assert weights(control)["b3"] == 2
+
+
+def test_unconfirmed_goes_back_although_sluiced_was_killed(control):
+    control.cli("apply", "--confirm", "3s", write(control, "new.toml", config({"b1": 1, "b2": 1, "b3": 2})))
+    restart(control)
+    assert weights(control)["b3"] == 2, "still on trial"
+    wait_until(lambda: weights(control) == dict.fromkeys(BACKENDS, 100), lambda: str(weights(control)), 10)
+
+
+# ---- what is there after a restart ---------------------------------------------------------------------------------------
+
+
+def test_applied_stays_in_force_until_the_file_changes(control):
+    control.cli("apply", write(control, "other.toml", config({"b1": 5, "b2": 5, "b3": 6})))
+    for again in (restart, reboot):
+        again(control)
+        assert weights(control) == {"b1": 5, "b2": 5, "b3": 6}, again.__name__
+    control.config_path.write_text(config({"b1": 9, "b2": 9, "b3": 9}))
+    restart(control)
+    assert weights(control) == dict.fromkeys(BACKENDS, 9), "the file is newer"
+
+
+def test_bad_file_at_start_gives_way_to_the_last_good_one(control):
+    control.config_path.write_text("[[service]]\nname = 3\n")
+    reboot(control)
+    assert weights(control) == dict.fromkeys(BACKENDS, 100)
+    assert told(control, "the last good configuration is in force")
+    assert control.cli("reload", check=False).returncode == SEMANTIC
+    control.config_path.write_text(config({"b1": 1, "b2": 2, "b3": 3}))
+    control.cli("reload")
+    assert weights(control) == {"b1": 1, "b2": 2, "b3": 3}
+
+
+def test_overrides_survive_and_are_shown(control):
+    control.cli("backend", "weight", "web/b1", "40")
+    control.cli("backend", "drain", "web/b2")
+    control.cli("backend", "add", "web/b4", "10.0.1.14", "--weight", "7")
+    control.cli("backend", "remove", "web/b3")
+    service = write(control, "dns.toml", SECOND_SERVICE)
+    control.cli("service", "add", service)
+
+    def as_decided():
+        backends = {b["name"]: b for b in control.json("show", "backends", "web")["backends"]}
+        return (set(backends) == {"b1", "b2", "b4"} and backends["b1"]["weight"] == 40 and backends["b4"]["weight"] == 7
+                and backends["b2"]["admin"] == "drain"
+                and [s["name"] for s in control.json("show", "services")["services"]] == ["web", "dns"])
+    assert as_decided(), control.cli("show", "backends").stdout
+    for again in (restart, reboot, lambda c: c.cli("reload")):
+        again(control)
+        assert as_decided(), control.cli("show", "backends").stdout + control.sluiced.output()[-2000:]
+    text = control.cli("show", "overrides").stdout
+    for word in ("web/b1  weight 40 (files: 100)", "web/b2  admin drain", "web/b3  removed", "added, address 10.0.1.14, weight 7",
+                 "dns     added"):
+        assert word in text, text
+
+    control.cli("overrides", "clear", "web/b3")
+    assert "b3" in weights(control)
+    control.cli("overrides", "clear")
+    assert weights(control) == dict.fromkeys(BACKENDS, 100)
+    assert "no overrides" in control.cli("show", "overrides").stdout
+
+
+def test_overrides_are_written_back(control):
+    control.cli("backend", "weight", "web/b1", "40")
+    control.cli("backend", "add", "web/b4", "10.0.1.14")
+    control.cli("backend", "remove", "web/b3")
+    decided = control.json("show", "backends", "web")
+    shown = control.cli("overrides", "write", "--dry-run").stdout
+    assert "weight = 40" in shown and not (control.lab.folder / "conf.d").exists()
+    control.cli("overrides", "write")
+    assert "no overrides" in control.cli("show", "overrides").stdout
+
+    def essence(answer):
+        return {b["name"]: (b["address"], b["weight"], b["admin"]) for b in answer["backends"]}
+    assert essence(control.json("show", "backends", "web")) == essence(decided)
+    control.cli("check", control.config_path)
+    shutil.rmtree(STATE)  # the files say it all now
+    control.sluiced.signal(signal.SIGKILL)
+    control.sluiced.wait()
+    run(["rm", "-rf", DIRECTORY])
+    control.start()
+    assert essence(control.json("show", "backends", "web")) == essence(decided)
+    control.cli("backend", "weight", "web/b4", "3")
+    control.cli("overrides", "write")
+    assert weights(control) == {"b1": 40, "b2": 100, "b4": 3}
+
+
+def test_the_files_new_weight_beats_an_older_decision(control):
+    control.cli("backend", "weight", "web/b1", "0")
+    control.config_path.write_text(config({"b1": 60, "b2": 100, "b3": 100}))
+    control.cli("reload")
+    assert weights(control)["b1"] == 60
+    assert told(control, "gives way to the files' new one")
+    control.cli("backend", "weight", "web/b1", "0")
+    control.cli("reload")
+    assert weights(control)["b1"] == 0, "0 stays 0"
+
+
+def test_health_is_remembered_over_a_reboot(control):
+    control.servers["b2"].kill()
+    control.wait_health("b2", "down")
+    time.sleep(1.5)  # health is written at most once a second
+    for server in control.servers.values():
+        if server is not control.servers["b2"]:
+            server.kill()  # nobody answers: what is shown now can only be remembered
+    control.wait_health("b1", "down")
+    for name in ("b1", "b3"):
+        control.serve(name)
+    control.wait_health("b1", "up")
+    time.sleep(1.5)
+    control.sluiced.signal(signal.SIGSTOP)  # sees nothing any more
+    for name in ("b1", "b3"):
+        control.servers[name].kill()
+    control.lab.hosts["backends"].ip("link set eth0 down")  # the first check of the next one has no answer for a while
+    reboot(control)
+    assert {name: control.backend(name)["health"] for name in BACKENDS} == {"b1": "up", "b2": "down", "b3": "up"}
+
+
+# ---- wrong input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments, code, words", [
+    (("backend", "add", "web/b1", "10.0.1.99"), FAILURE, "already"),
+    (("backend", "add", "web/b9", "10.0.1.11"), FAILURE, "web/b1 has the address"),
+    (("backend", "add", "web/b9", "203.0.113.10"), FAILURE, "VIP"),
+    (("backend", "add", "web/b9", "224.0.0.1"), USAGE, "unicast"),
+    (("backend", "add", "web/b 9", "10.0.1.99"), USAGE, "no name"),
+    (("backend", "add", "wbe/b9", "10.0.1.99"), FAILURE, "did you mean 'web'?"),
+    (("backend", "add", "web", "10.0.1.99"), USAGE, "SERVICE/BACKEND"),
+    (("backend", "remove", "web/b9"), FAILURE, "no backend 'b9'"),
+    (("backend", "drain", "web/x*"), FAILURE, "no backend matches"),
+    (("backend", "weight", "web/b1", "ten"), USAGE, "whole number"),
+    (("service", "remove", "wbe"), FAILURE, "did you mean 'web'?"),
+    (("service", "remove", "web"), FAILURE, "no service would be left"),
+    (("overrides", "clear", "web/b1"), FAILURE, "no override"),
+    (("overrides", "write"), FAILURE, "no overrides"),
+    (("rollback",), FAILURE, "nothing to go back to"),
+    (("apply", "/dev/zero"), PARSE, "regular file"),
+])
+def test_wrong_commands_change_nothing(control, arguments, code, words):
+    before = control.generation(), weights(control)
+    result = control.cli(*arguments, check=False)
+    assert result.returncode == code and words in result.stderr, (result.returncode, result.stderr)
+    assert (control.generation(), weights(control)) == before
+
+
+def test_several_targets_are_one_change(control):
+    before = control.generation()
+    answer = json.loads(control.cli("--json", "backend", "weight", "web/b1", "web/b[23]", "5").stdout)
+    assert answer["backends"] == ["web/b1", "web/b2", "web/b3"]
+    assert control.generation() == before + 1 and set(weights(control).values()) == {5}
+    assert control.cli("backend", "weight", "web/*", "web/nobody", "6", check=False).returncode == FAILURE
+    assert set(weights(control).values()) == {5}, "all or none"
+
+
+# ---- a disk that fails -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(control):
+    """The state directory on a tmpfs of 64 KiB."""
+    control.sluiced.signal(signal.SIGTERM)
+    control.sluiced.wait()
+    run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", STATE])
+    try:
+        control.start()
+        control.wait_up()
+        yield control
+    finally:
+        control.sluiced.kill()
+        run(["umount", STATE])
+
+
+def test_full_disk_is_told_and_mended(small_disk):
+    control = small_disk
+    filler = os.path.join(STATE, "filler")
+    run(["dd", "if=/dev/zero", f"of={filler}", "bs=1k", "count=64"], check=False)
+    result = control.cli("backend", "weight", "web/b1", "30")
+    assert "not kept on disk" in result.stderr and "No space left" in result.stderr
+    assert weights(control)["b1"] == 30, "in force all the same"
+    assert told(control, "overrides are in force but not kept")
+    restart(control)
+    assert weights(control)["b1"] == 30, "the tables know it"
+    os.unlink(filler)
+    wait_until(lambda: os.path.exists(os.path.join(STATE, "overrides.json")), lambda: control.sluiced.output()[-1000:], 10)
+    wait_until(lambda: told(control, "kept on disk again"), control.sluiced.output, 10)
+    assert "not kept" not in control.cli("backend", "weight", "web/b1", "31").stderr
+
+
+def test_read_only_state_directory(control):
+    control.sluiced.signal(signal.SIGTERM)
+    control.sluiced.wait()
+    run(["mount", "--bind", "-o", "ro", STATE, STATE])
+    try:
+        control.start()
+        assert "Read-only file system" in control.cli("backend", "weight", "web/b1", "30").stderr
+        assert weights(control)["b1"] == 30
+        run(["mount", "-o", "remount,bind,rw", STATE])
+        wait_until(lambda: told(control, "kept on disk again"), lambda: control.sluiced.output()[-1000:], 10)
+    finally:
+        control.sluiced.kill()
+        run(["umount", STATE])
+
+
+@pytest.mark.parametrize("name", ["config.json", "overrides.json", "health.json"])
+def test_damaged_state_is_told_and_kept_aside(control, name):
+    control.cli("backend", "weight", "web/b1", "30")
+    time.sleep(1.2)
+    control.sluiced.signal(signal.SIGKILL)
+    control.sluiced.wait()
+    path = os.path.join(STATE, name)
+    with open(path, "r+b") as file:
+        file.seek(40)
+        file.write(b"\0\xff damaged")
+    run(["rm", "-f", os.path.join(DIRECTORY, "tables")])  # nothing else knows it
+    control.start()
+    control.wait_up()
+    assert told(control, name) and told(control, "damaged"), control.sluiced.output()
+    assert os.path.exists(path + ".damaged")
+    assert weights(control)["b1"] == (100 if name == "overrides.json" else 30)
+
+
+def weights_or_nothing(control):
+    answer = control.cli("--json", "show", "backends", "web", check=False)
+    return [b["name"] for b in json.loads(answer.stdout)["backends"]] if answer.returncode == 0 else []
+
+
+# ---- killed at any instant ---------------------------------------------------------------------------------------------------
+
+
+def test_two_hundred_kills_under_a_stream_of_updates(control):
+    """What was answered as done is there after each SIGKILL, in the order of its answers; what was not answered is there
+    as a whole or not at all."""
+    done = {"b1": 100, "b2": 100}    # the last weight that was answered
+    asked = {"b1": 100, "b2": 100}   # the last that was sent
+    stop = threading.Event()
+    added, unsure = set(), set()  # n1...; those of whose last change no answer came
+    lock = threading.Lock()
+
+    def update(name):
+        weight = 0
+        while not stop.is_set():
+            weight = weight % 60000 + 1
+            with lock:
+                asked[name] = weight
+            if control.cli("backend", "weight", f"web/{name}", weight, check=False).returncode == 0:
+                with lock:
+                    done[name] = weight
+
+    def add_and_remove():
+        number = 0
+        while not stop.is_set():
+            number += 1
+            name = f"n{number % 5}"
+            with lock:
+                if name in unsure:
+                    continue
+                known = name in added
+                unsure.add(name)
+            verb = ["remove", f"web/{name}"] if known else ["add", f"web/{name}", f"10.0.1.{50 + number % 5}"]
+            if control.cli("backend", *verb, check=False).returncode == 0:
+                with lock:
+                    (added.discard if known else added.add)(name)
+                    unsure.discard(name)
+            if len(unsure) == 5:
+                with lock:  # ask what became of them
+                    there = set(weights_or_nothing(control))
+                    if there:
+                        added.clear()
+                        added.update(there - set(BACKENDS))
+                        unsure.clear()
+
+    threads = [threading.Thread(target=update, args=(name,)) for name in done] + [threading.Thread(target=add_and_remove)]
+    for thread in threads:
+        thread.start()
+    try:
+        generation = control.generation()
+        for kill in range(200):
+            time.sleep(0.02 + kill % 17 * 0.007)
+            control.sluiced.signal(signal.SIGKILL)
+            control.sluiced.wait()
+            with lock:
+                least = dict(done)
+            control.start()
+            now = weights(control)
+            with lock:
+                most = dict(asked)
+            for name in least:
+                assert least[name] <= now[name] <= most[name] or most[name] < least[name], (kill, name, least, now, most)
+            assert control.generation() >= generation, "generations never go back"
+            generation = control.generation()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    there = set(weights(control)) - set(BACKENDS)
+    assert there - unsure == added - unsure
+    assert not told(control, "damaged")

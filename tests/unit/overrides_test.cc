@@ -1,0 +1,158 @@
+// What operators decide at run time, laid over the files: what fits, what does not, what the files overtake.
+#include "controlplane/overrides.h"
+
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "controlplane/config.h"
+#include "tests/unit/config_texts.h"
+
+namespace sluice {
+namespace {
+
+using namespace config_texts;
+using nlohmann::json;
+
+Config files(const std::string& b1_rest = "") {
+  const ConfigResult result =
+      parse_config(service_with("") + backend("b1", "10.0.1.11", b1_rest) + backend("b2", "10.0.1.12"), "f");
+  EXPECT_TRUE(result.config) << all_texts(result.errors);
+  return *result.config;
+}
+
+IpAddress address(const char* text) {
+  return *IpAddress::parse(text);
+}
+
+Override added(const char* at) {
+  Override entry;
+  entry.address = address(at);
+  return entry;
+}
+
+Override removed() {
+  Override entry;
+  entry.remove = true;
+  return entry;
+}
+
+std::vector<std::string> names(const ServiceConfig& service) {
+  std::vector<std::string> all;
+  for (const BackendConfig& b : service.backends)
+    all.push_back(b.name);
+  return all;
+}
+
+// Proves what each override does to the configuration, and that one that does not fit does nothing.
+TEST(Overrides, AreLaidOver) {
+  Overrides overrides;
+  overrides.set({"web", "b3"}, added("10.0.1.13"));
+  overrides.set({"web", "b2"}, removed());
+  overrides.set({"web", "b9"}, removed());              // there is none
+  overrides.set({"web", "b4"}, added("10.0.1.11"));     // b1's
+  overrides.set({"web", "b5"}, added("203.0.113.10"));  // the VIP
+  overrides.set({"nobody", "b1"}, added("10.0.1.15"));
+  Config config = files();
+  std::vector<OverrideFault> faults;
+  lay_over(config, overrides, faults);
+  EXPECT_EQ(names(config.services[0]), (std::vector<std::string>{"b1", "b3"}));
+  std::vector<OverrideKey> at_fault;
+  for (const OverrideFault& fault : faults)
+    at_fault.push_back(fault.key);
+  EXPECT_EQ(at_fault,
+            (std::vector<OverrideKey>{{"nobody", "b1"}, {"web", "b4"}, {"web", "b5"}, {"web", "b9"}}));
+}
+
+// Proves that a service can be added and taken out, and that its name and VIP must be free.
+TEST(Overrides, AddAndRemoveServices) {
+  const auto service = [](const char* name, const char* vip) {
+    return json{{"name", name},      {"vip", vip},
+                {"port", 80},        {"protocol", "tcp"},
+                {"forward", "ipip"}, {"backend", {{{"name", "x1"}, {"address", "10.0.2.1"}}}}};
+  };
+  Overrides overrides;
+  overrides.add_service("new", service("new", "203.0.113.99"));
+  overrides.add_service("taken", service("taken", "203.0.113.10"));
+  overrides.set({"web", ""}, removed());
+  Config config = files();
+  std::vector<OverrideFault> faults;
+  lay_over(config, overrides, faults);
+  ASSERT_EQ(config.services.size(), 1u);
+  EXPECT_EQ(config.services[0].name, "new");
+  ASSERT_EQ(faults.size(), 1u);
+  EXPECT_EQ(faults[0].key, (OverrideKey{"taken", ""}));
+}
+
+// Proves that what is written down is what is read again, for every kind of override.
+TEST(Overrides, GoThroughJson) {
+  Overrides overrides;
+  Override all = added("2001:db8::1");
+  all.weight = 0;
+  all.weight_was = 100;
+  all.admin = Admin::maint;
+  overrides.set({"web", "b1"}, all);
+  overrides.set({"web", "b2"}, removed());
+  Override off;
+  off.enabled = false;
+  overrides.set({"web", ""}, off);
+  overrides.add_service("s", {{"name", "s"}});
+  std::vector<std::string> faults;
+  EXPECT_EQ(Overrides::from_json(json::parse(overrides.to_json().dump()), faults), overrides);
+  EXPECT_TRUE(faults.empty());
+  Overrides::from_json(
+      json::parse(R"({"override":[{"service":3},{"service":"a","weight":"x"},4],"service":[{}]})"), faults);
+  EXPECT_EQ(faults.size(), 4u);
+}
+
+// Proves which of the files' changes end an override: the rule for a weight that changed there, for a backend
+// that is there now, for one that is gone; and that everything else stays.
+TEST(Overrides, GiveWayToTheFiles) {
+  Overrides overrides;
+  Override weight;
+  weight.weight = 7;
+  weight.weight_was = 100;
+  weight.admin = Admin::drain;
+  overrides.set({"web", "b1"}, weight);
+  overrides.set({"web", "b2"}, added("10.0.1.12"));
+  overrides.set({"web", "b3"}, added("10.0.1.13"));
+  overrides.set({"web", "b7"}, removed());
+  overrides.set({"gone", "b1"}, weight);
+  std::vector<std::string> told;
+  const Overrides same = without_overtaken(overrides, files(), told);
+  EXPECT_EQ(same.find({"web", "b1"})->weight, 7u);
+  EXPECT_EQ(same.find({"web", "b2"}), nullptr);
+  ASSERT_NE(same.find({"web", "b3"}), nullptr);
+  EXPECT_EQ(same.find({"web", "b7"}), nullptr);
+  EXPECT_EQ(same.find({"gone", "b1"}), nullptr);
+  EXPECT_EQ(told.size(), 3u);
+  const Overrides changed = without_overtaken(overrides, files("weight = 50\n"), told);
+  EXPECT_EQ(changed.find({"web", "b1"})->weight, std::nullopt);
+  EXPECT_EQ(changed.find({"web", "b1"})->admin, Admin::drain);
+}
+
+// Proves that the same may stand in a file, weights and all, and that faults there have their place.
+TEST(Overrides, StandInFiles) {
+  const std::string base = right_service();
+  const ConfigResult right = parse_config(
+      base +
+          "[[override]]\nservice = \"web\"\nbackend = \"b1\"\nweight = 3\n"
+          "[[override]]\nservice = \"web\"\nbackend = \"b2\"\naddress = \"10.0.1.12\"\nweight = 4\n",
+      "f");
+  ASSERT_TRUE(right.config) << all_texts(right.errors);
+  EXPECT_EQ(right.config->services[0].backends[0].weight, 3u);
+  EXPECT_EQ(right.config->services[0].backends[1].weight, 4u);
+  const ConfigResult wrong =
+      parse_config(base +
+                       "[[override]]\nservice = \"wbe\"\nbackend = \"b1\"\nweight = 3\n"
+                       "[[override]]\nservice = \"web\"\nweight = 4\n",
+                   "f");
+  ASSERT_EQ(wrong.errors.size(), 2u) << all_texts(wrong.errors);
+  EXPECT_EQ(wrong.errors[0].line, 11u);
+  EXPECT_EQ(wrong.errors[0].message, "no service 'wbe'");
+  EXPECT_EQ(wrong.errors[1].message, "'weight' is about a backend: name it");
+}
+
+}  // namespace
+}  // namespace sluice
