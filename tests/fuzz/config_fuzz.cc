@@ -69,7 +69,7 @@ void check_config(const Config& config) {
 void check_diagnostic(const Diagnostic& diagnostic, uint32_t lines) {
   must(!diagnostic.message.empty(), "a diagnostic says something");
   must(diagnostic.line <= lines, "a diagnostic points into the text");
-  must(diagnostic.text().find("fuzz.toml") == 0, "a diagnostic names the file first");
+  must(diagnostic.text().find("fuzz.") == 0, "a diagnostic names the file first");
 }
 
 }  // namespace
@@ -79,14 +79,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace sluice;
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   const auto lines = static_cast<uint32_t>(std::count(text.begin(), text.end(), '\n')) + 1;
-  const ConfigResult result = parse_config(text, "fuzz.toml");
+  // Both notations: what begins like JSON is read as that.
+  const char* file = text.starts_with('{') ? "fuzz.json" : "fuzz.toml";
+  const ConfigResult result = parse_config(text, file);
   must(result.config.has_value() == result.errors.empty(), "a configuration, or errors");
   if (result.config) check_config(*result.config);
   for (const auto* list : {&result.errors, &result.warnings}) {
     for (const Diagnostic& diagnostic : *list)
       check_diagnostic(diagnostic, lines);
   }
-  const ConfigResult again = parse_config(text, "fuzz.toml");
+  const ConfigResult again = parse_config(text, file);
   must(again.errors.size() == result.errors.size(), "the same text gives the same errors");
   must(!result.config || again.config->services == result.config->services,
        "the same text gives the same services");

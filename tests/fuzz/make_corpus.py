@@ -5,6 +5,7 @@ corpus/parse: frames as parse_fuzz.cc reads them, each behind its length; the VI
 corpus/config: configuration files, right ones and one for each kind of fault.
 """
 
+import json
 import pathlib
 import sys
 
@@ -63,6 +64,11 @@ BACKEND = """  [[service.backend]]
 """
 
 
+JSON = {"secret": "s", "service": [
+    {"name": "web", "vip": "203.0.113.10", "port": 80, "protocol": "tcp", "forward": "ipip",
+     "health": {"type": "tcp", "interval": "1s"}, "backend": [{"name": "b1", "address": "10.0.1.11", "weight": 100}]}]}
+
+
 def config_seeds():
     health = 'health = { type = "http", path = "/", interval = "200ms", timeout = "100ms", rise = 2, fall = 2 }\n'
     return {
@@ -85,6 +91,10 @@ def config_seeds():
         "bad-address": SERVICE.replace("203.0.113.10", "203.0.113") + BACKEND,
         "family": SERVICE.replace("ipip", "l2dsr") + BACKEND.replace("10.0.1.11", "fd00::11"),
         "duration": SERVICE + health.replace("200ms", "200 parsecs") + BACKEND,
+        "override": SERVICE + BACKEND + '[[override]]\nservice = "web"\nbackend = "b1"\nweight = 3\n'
+        + '[[override]]\nservice = "web"\nbackend = "b2"\naddress = "10.0.1.12"\nadmin = "drain"\n',
+        "json": json.dumps(JSON, indent=1),
+        "json-faults": json.dumps(JSON).replace("tcp", "tpc").replace("100", "1e2"),
     }
 
 
