@@ -23,44 +23,39 @@ std::vector<uint16_t> order_by_key(std::span<const MaglevMember> members) {
   return order;
 }
 
-// Calls visit(round) for each turn that a member of this weight takes in rounds 1 .. rounds: its k-th turn is
-// in round ceil(k * heaviest / weight), so nobody's weight has to be added up round by round.
-template <typename Visit>
-void each_turn(uint32_t weight, uint32_t heaviest, uint32_t rounds, Visit visit) {
-  const uint32_t whole = heaviest / weight;
-  const uint32_t part = heaviest % weight;
-  // round * weight - ahead = k * heaviest, with 0 <= ahead < weight: the division's remainder, carried along.
-  uint32_t ahead = 0;
-  for (uint32_t round = 0;;) {
-    round += whole;
-    if (part > ahead) {
-      round++;
-      ahead += weight;
-    }
-    ahead -= part;
-    if (round > rounds) return;
-    visit(round);
+// How many slots each gets: its exact share rounded down, and what is left over to the largest fractions, the
+// first in order among equals.
+std::vector<uint32_t> quotas(std::span<const uint32_t> weights, uint32_t slots) {
+  const uint64_t total = std::accumulate(weights.begin(), weights.end(), uint64_t{0});
+  std::vector<uint32_t> quota(weights.size());
+  std::vector<std::pair<uint64_t, uint32_t>> fractions(weights.size());
+  uint32_t left = slots;
+  for (uint32_t i = 0; i < weights.size(); i++) {
+    const uint64_t share = uint64_t{slots} * weights[i];
+    quota[i] = static_cast<uint32_t>(share / total);
+    fractions[i] = {total - share % total, i};
+    left -= quota[i];
   }
+  std::sort(fractions.begin(), fractions.end());
+  for (uint32_t i = 0; i < left; i++)
+    quota[fractions[i].second]++;
+  return quota;
 }
 
-// Who takes a slot, turn by turn: by round, within a round in order. At least `slots` turns. A counting sort
-// by round, so it costs O(turns + rounds) for any weights.
-std::vector<uint16_t> turn_order(std::span<const uint32_t> weights, uint32_t slots) {
-  const uint32_t heaviest = *std::max_element(weights.begin(), weights.end());
-  const uint64_t total = std::accumulate(weights.begin(), weights.end(), uint64_t{0});
-  // After r rounds each member has had more than r * weight / heaviest - 1 turns; the heaviest alone had r.
-  const uint64_t enough = (uint64_t{slots} + weights.size()) * heaviest / total + 1;
-  const auto rounds = static_cast<uint32_t>(std::min<uint64_t>(enough, slots));
-
-  std::vector<uint32_t> end_of_round(size_t{rounds} + 1);  // first the turns of the round, then where they go
-  for (const uint32_t weight : weights) {
-    each_turn(weight, heaviest, rounds, [&](uint32_t round) { end_of_round[round]++; });
+// Who takes a slot, turn by turn: rounds, in order, of those whose quota is not used up.
+std::vector<uint16_t> turn_order(std::vector<uint32_t> quota, uint32_t slots) {
+  std::vector<uint16_t> turns, taking;
+  turns.reserve(slots);
+  for (uint32_t i = 0; i < quota.size(); i++) {
+    if (quota[i] > 0) taking.push_back(static_cast<uint16_t>(i));
   }
-  std::inclusive_scan(end_of_round.begin(), end_of_round.end(), end_of_round.begin());
-  std::vector<uint16_t> turns(end_of_round.back());
-  for (size_t i = weights.size(); i-- > 0;) {
-    each_turn(weights[i], heaviest, rounds,
-              [&](uint32_t round) { turns[--end_of_round[round]] = static_cast<uint16_t>(i); });
+  while (!taking.empty()) {
+    size_t still = 0;
+    for (const uint16_t i : taking) {
+      turns.push_back(i);
+      if (--quota[i] > 0) taking[still++] = i;
+    }
+    taking.resize(still);
   }
   return turns;
 }
@@ -217,7 +212,7 @@ bool maglev_build(std::span<const MaglevMember> members, std::span<uint16_t> tab
     walks.push_back(first_step(member.key, slots));
   }
   if (positions.empty()) return false;
-  fill(walks, turn_order(weights, slots), positions, table);
+  fill(walks, turn_order(quotas(weights, slots), slots), positions, table);
   return true;
 }
 

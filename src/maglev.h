@@ -1,15 +1,17 @@
 // Weighted Maglev: builds a lookup table that spreads hash space over backends by weight and moves little of
 // it when they change (Maglev paper, NSDI'16, 3.4).
 //
-// Weights: in every round a backend's accumulated weight grows by its weight, and it takes its turn when that
-// reaches the largest weight (as Katran V2 and Envoy do). So backend i has had floor(rounds * w_i / w_max)
-// turns after any number of whole rounds: shares are right to within one slot of that.
+// Weights: a backend gets its exact share of the slots, rounded up or down. In every round each takes one
+// turn, until it has its share; the heavier ones go on. So another weight changes the last turns only, when
+// few others are still to come and be upset: of 1,000 backends one from 100 to 90 moves 7 times the ideal,
+// one from 100 to 110 the ideal itself. (A turn whenever the accumulated weight reaches the largest one, as
+// Katran V2 and Envoy do, spreads the turns, and moved 10 times the ideal either way.)
 //
 // Deterministic: the table is a function of the set of (key, weight) and of `slots`; the order of the input
 // does not matter. Members are ordered by key; equal keys are a programming error.
 //
 // Cost: O(slots * log slots) expected probes into a bitmap that stays in L1 (8 KiB for 65,537 slots),
-// whatever the weights; memory for slots + 2 * members turns of 16 bits. 0.9 ms for 65,537 slots and 1,000
+// whatever the weights; memory for one turn of 16 bits a slot. 0.9 ms for 65,537 slots and 1,000
 // members, of equal or mixed weights, on a 2.6 GHz core (perf/maglev_bench.cc).
 #pragma once
 

@@ -45,13 +45,34 @@ std::vector<std::string> owners(const std::vector<MaglevMember>& members, const 
   return keys;
 }
 
-// The definition, step by step: weights added up round by round, whole permutations written out, a search
-// from the start of the permutation each time.
-std::vector<std::string> naive(const Weights& weights, uint32_t slots) {
-  uint32_t heaviest = 0;
+// How many slots each gets, by the definition: shares rounded down, and one more for the largest fractions,
+// one by one.
+std::map<std::string, uint64_t> naive_quotas(const Weights& weights, uint64_t slots) {
+  uint64_t total = 0;
   for (const auto& [key, weight] : weights)
-    heaviest = std::max(heaviest, weight);
-  std::map<std::string, uint64_t> accumulated;
+    total += weight;
+  std::map<std::string, uint64_t> quotas, fractions;
+  uint64_t given = 0;
+  for (const auto& [key, weight] : weights) {
+    quotas[key] = slots * weight / total;
+    fractions[key] = slots * weight % total;
+    given += quotas[key];
+  }
+  for (; given < slots; given++) {
+    std::string best;
+    for (const auto& [key, fraction] : fractions) {
+      if (best.empty() || fraction > fractions[best]) best = key;
+    }
+    quotas[best]++;
+    fractions.erase(best);
+  }
+  return quotas;
+}
+
+// The definition, step by step: round by round, whole permutations written out, a search from the start of
+// the permutation each time.
+std::vector<std::string> naive(const Weights& weights, uint32_t slots) {
+  std::map<std::string, uint64_t> quotas = naive_quotas(weights, slots);
   std::map<std::string, std::vector<uint32_t>> permutation;
   for (const auto& [key, weight] : weights) {
     const XXH128_hash_t hash = XXH3_128bits(key.data(), key.size());
@@ -63,9 +84,8 @@ std::vector<std::string> naive(const Weights& weights, uint32_t slots) {
   std::vector<std::string> table(slots);
   for (uint32_t filled = 0; filled < slots;) {
     for (const auto& [key, weight] : weights) {
-      accumulated[key] += weight;
-      if (weight == 0 || accumulated[key] < heaviest || filled == slots) continue;
-      accumulated[key] -= heaviest;
+      if (quotas[key] == 0) continue;
+      quotas[key]--;
       for (const uint32_t slot : permutation[key]) {
         if (!table[slot].empty()) continue;
         table[slot] = key;
@@ -77,26 +97,19 @@ std::vector<std::string> naive(const Weights& weights, uint32_t slots) {
   return table;
 }
 
-// From the definition in maglev.h: the table is full within some round R + 1, after R whole ones. By then
-// member i has had floor(R w_i / w_max) turns at the least and floor((R + 1) w_i / w_max) at the most, which
-// differ by one at most.
+// Each member has its exact share, rounded up or down.
 bool is_balanced(const std::vector<MaglevMember>& members, const Table& table) {
   std::vector<uint64_t> count(members.size());
   for (const uint16_t position : table)
     count[position]++;
-  const auto heaviest = std::max_element(members.begin(), members.end(),
-                                         [](const auto& a, const auto& b) { return a.weight < b.weight; });
-  const uint64_t most = heaviest->weight;
-  const auto holds_after = [&](uint64_t rounds) {
-    for (size_t i = 0; i < members.size(); i++) {
-      const uint64_t weight = members[i].weight;
-      if (count[i] < rounds * weight / most || count[i] > (rounds + 1) * weight / most) return false;
-    }
-    return true;
-  };
-  // The heaviest has a turn in every round: in the last, broken-off one it had its turn already or not.
-  const uint64_t turns_of_heaviest = count[static_cast<size_t>(heaviest - members.begin())];
-  return holds_after(turns_of_heaviest) || (turns_of_heaviest > 0 && holds_after(turns_of_heaviest - 1));
+  uint64_t total = 0;
+  for (const MaglevMember& member : members)
+    total += member.weight;
+  for (size_t i = 0; i < members.size(); i++) {
+    const uint64_t share = table.size() * members[i].weight;
+    if (count[i] < share / total || count[i] > (share + total - 1) / total) return false;
+  }
+  return true;
 }
 
 // ---- Generators
@@ -256,7 +269,7 @@ TEST(MaglevTest, TheDefinitionIsPinned) {
   const std::vector<MaglevMember> members = {{"b1", 100}, {"b2", 50}, {"b3", 25}};
   Table table(limits::kLookupSlotsDefault);
   ASSERT_TRUE(maglev_build(members, table));
-  EXPECT_EQ(maglev_checksum(members, table), 13760597156065784404u);
+  EXPECT_EQ(maglev_checksum(members, table), 6672695138092359937u);
 }
 
 // ---- Disruption
@@ -317,8 +330,9 @@ TEST(MaglevDisruption, LittleMovesWhenBackendsChange) {
        share_changed(1000, limits::kLookupSlotsLarge, 4, remove(10, 1000))},
       {"1 of 100 removed", 0.01, 0.0314, share_changed(100, limits::kLookupSlotsDefault, 16, remove(1, 100)),
        share_changed(100, limits::kLookupSlotsLarge, 4, remove(1, 100))},
-      {"1 of 1,000: weight 100 to 90", 0.0001, 0.0019,
-       share_changed(1000, limits::kLookupSlotsDefault, 16, reweight),
+      // The requirement is ten times the ideal, of 65,537 slots; on average over whom it hits.
+      {"1 of 1,000: weight 100 to 90", 0.0001, 0.001,
+       share_changed(1000, limits::kLookupSlotsDefault, 32, reweight),
        share_changed(1000, limits::kLookupSlotsLarge, 4, reweight)},
   };
   std::printf("%-30s %9s %12s %12s\n", "slots changed", "ideal", "M = 65,537", "M = 655,373");
