@@ -57,6 +57,9 @@ void warn_of_idle_keys(const TableReader& table, const HealthConfig& health) {
     table.sink().warning(table.where(use.key),
                          "'" + std::string(use.key) + "' has no effect unless type = " + types);
   }
+  if (health.to_vip && (health.type == Type::command || health.type == Type::none))
+    table.sink().warning(table.where("to"),
+                         "'to' has no effect with type = \"" + std::string(name_of(health.type)) + "\"");
   const bool without_tls = health.type == Type::grpc && !health.tls;
   for (const std::string_view key : {"verify", "server_name", "ca_file"}) {
     if (without_tls && table.has(key))
@@ -359,6 +362,7 @@ void read_health(TableReader& service, const toml::table& table, bool port_is_kn
   set_if(health.type, type);
   set_if(health.port, reader.integer("port", 1, UINT16_MAX));
   set_if(health.source, reader.address("source"));
+  set_if(health.to_vip, reader.choice<bool>("to", {{"backend", false}, {"vip", true}}));
   read_http(reader, health);
   read_tls(reader, health);
   read_bytes(reader, "send", "send_hex", health.send);
@@ -374,11 +378,16 @@ void read_health(TableReader& service, const toml::table& table, bool port_is_kn
 void check_source(const TableReader& service, const toml::table& table, const ServiceConfig& config) {
   const IpAddress& source = config.health.source;
   if (!source.is_set()) return;
+  TableReader reader(table, "health of " + service.what(), service.sink(), &service);
+  if (config.health.to_vip) {
+    if (config.vip.is_set() && config.vip.family() != source.family())
+      reader.reject("source", "of the same family as the VIP, which is asked");
+    return;
+  }
   const auto other = std::find_if(
       config.backends.begin(), config.backends.end(),
       [&](const BackendConfig& b) { return b.address.is_set() && b.address.family() != source.family(); });
   if (other == config.backends.end()) return;
-  TableReader reader(table, "health of " + service.what(), service.sink(), &service);
   reader.reject("source",
                 "of the same family as the backends: '" + other->name + "' has " + other->address.text());
 }

@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kTick{100};
 constexpr uint64_t kSteeringRetryNs = 1'000'000'000;
+constexpr uint64_t kVipChecksPeriodNs = 1'000'000'000;
 
 CheckTarget target_of(const Service& service, const Backend& backend) {
   CheckTarget target;
@@ -50,6 +51,7 @@ Daemon::Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publis
       started_ns_(monotonic_ns()),
       publisher_(std::move(publisher)),
       dataplane_(options.directory),
+      vip_checks_(options.directory),
       signals_(io, SIGTERM, SIGINT, SIGHUP),
       tick_(io) {
   events_.set_log(options.log_format, options.log_least);
@@ -137,7 +139,9 @@ void Daemon::remember_published_next_hops() {
 void Daemon::follow_model() {
   const BackendIndex before = std::exchange(index_, BackendIndex(model_));
   for (const BackendId id : before.ids()) {
-    if (!index_.find(id)) checker_->forget(id);
+    if (index_.find(id)) continue;
+    checker_->forget(id);
+    vip_checks_.forget(id);
   }
   const std::vector<IpAddress> addresses = index_.addresses();
   neighbours_->set_addresses(addresses);
@@ -163,6 +167,7 @@ void Daemon::copy_next_hops(std::span<const IpAddress> changed) {
              fmt::format("{}/{} cannot be reached: {}", service, backend.config.name, hop.why_not));
       }
       model_.set_next_hop(place, hop);
+      vip_checks_.follow_hop(model_.service_of(place), backend);
       differs = true;
     }
   }
@@ -181,8 +186,37 @@ void Daemon::follow_checks(const Service& service, const Backend& backend) {
   if (backend.admin == Admin::maint || service.config.health.type == HealthConfig::Type::none) {
     checker_->forget(backend.id);
   } else {
-    checker_->watch(backend.id, target_of(service, backend), backend.health, service.config.initially_up);
+    CheckTarget target = target_of(service, backend);
+    if (service.config.health.to_vip) vip_checks_.aim(service, backend, target);
+    checker_->watch(backend.id, target, backend.health, service.config.initially_up);
   }
+}
+
+void Daemon::follow_vip_checks() {
+  vip_checks_tried_ns_ = monotonic_ns();
+  if (vip_checks_.look_again(model_)) follow_all_checks();
+  const std::string fault = vip_checks_.fault();
+  if (fault == vip_checks_fault_seen_) return;
+  vip_checks_fault_seen_ = fault;
+  if (fault.empty()) {
+    note(Event::Level::info, "vip_checks_work", "checks to = \"vip\" work");
+  } else {
+    note(Event::Level::warning, "vip_checks_failed", "checks to = \"vip\" are impossible: " + fault);
+  }
+}
+
+void Daemon::note_check_event(Event::Level level, std::string kind, BackendPlace place,
+                              const CheckResult& result) {
+  Event event;
+  event.level = level;
+  event.kind = std::move(kind);
+  event.service = model_.service_of(place).config.name;
+  event.backend = model_.backend(place).config.name;
+  event.text = fmt::format("{}/{} checked: {} {} ({:.1f} ms)", event.service, event.backend,
+                           text(result.code), result.detail, static_cast<double>(result.duration_us) / 1e3);
+  event.details = {
+      {"result", text(result.code)}, {"detail", result.detail}, {"duration_us", result.duration_us}};
+  events_.add(std::move(event));
 }
 
 void Daemon::on_check(BackendId id, const CheckResult& result, Health health) {
@@ -197,8 +231,14 @@ void Daemon::on_check(BackendId id, const CheckResult& result, Health health) {
            fmt::format("{}/{} could not be checked: {}", service, backend.config.name, result.detail));
     return;
   }
+  const std::string result_before = backend.check_result;
   model_.note_check(*place, text(result.code), result.detail, result.duration_us);
-  if (backend.health == health) return;
+  if (events_.wants_debug()) note_check_event(Event::Level::debug, "check", *place, result);
+  if (backend.health == health) {
+    if (!result_before.empty() && result_before != backend.check_result)
+      note_check_event(Event::Level::info, "check_changed", *place, result);
+    return;
+  }
   model_.set_health(*place, health, monotonic_ns());
   health_changed_ = true;
   const bool up = health == Health::up;
@@ -319,6 +359,7 @@ void Daemon::tick() {
   keep_health();
   // bpffs may be mounted, or the permission given, after our start.
   if (!steering_fault_.empty() && now_ns - steering_tried_ns_ >= kSteeringRetryNs) follow_steering();
+  if (now_ns - vip_checks_tried_ns_ >= kVipChecksPeriodNs) follow_vip_checks();
   tick_.expires_after(kTick);
   tick_.async_wait([this](const boost::system::error_code& error) {
     if (!error) tick();

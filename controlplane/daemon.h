@@ -36,6 +36,7 @@
 #include "controlplane/publish.h"
 #include "controlplane/rollout.h"
 #include "controlplane/steer_map.h"
+#include "controlplane/vip_checks.h"
 #include "src/result.h"
 
 namespace sluice {
@@ -44,7 +45,7 @@ struct DaemonOptions {
   std::string config_path;
   std::string directory;             // the instance's; the caller holds its lock
   std::string state_directory;       // what is kept over a reboot (configuration.h)
-  uint32_t checks_at_a_time = 1024;  // health checks running at once
+  uint32_t checks_at_a_time = 16'384;  // health checks running at once: a socket each
   Events::LogFormat log_format = Events::LogFormat::text;
   Event::Level log_least = Event::Level::info;
 };
@@ -160,10 +161,13 @@ class Daemon {
   void copy_next_hops(std::span<const IpAddress> changed);
   void follow_checks(const Service& service, const Backend& backend);
   void on_check(BackendId id, const CheckResult& result, Health health);
+  void note_check_event(Event::Level level, std::string kind, BackendPlace place, const CheckResult& result);
   // Opens the steering map if it is not open, and makes it equal to the services when the workers know them.
   // Called when a publish has settled, and every second from tick while it fails. Nothing to do, and no
   // system call, when the services are those of the last time.
   void follow_steering();
+  // Every second: routes to VIPs that are checked, and what was missing for that.
+  void follow_vip_checks();
   void tick();
   void wait_for_signals();
 
@@ -185,6 +189,9 @@ class Daemon {
   std::unique_ptr<Rollout> rollout_;
   std::unique_ptr<Neighbours> neighbours_;
   std::unique_ptr<HealthChecker> checker_;
+  VipChecks vip_checks_;
+  std::string vip_checks_fault_seen_;
+  uint64_t vip_checks_tried_ns_ = 0;
   SteerMap steer_;
   std::string steering_fault_;
   uint64_t steering_tried_ns_ = 0;

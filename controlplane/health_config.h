@@ -33,7 +33,7 @@ struct HealthConfig {
   Type type = Type::tcp;
   uint16_t port = 0;  // 0: the service's (must be given when that is "any port" or of the other protocol)
   IpAddress source;   // address of this host to check from; unset: the kernel's choice
-  // `to = "vip"`: asks the VIP, in packets that reach this backend as clients' packets do (vip_path.h).
+  // `to = "vip"`: asks the VIP, in packets that reach this backend as clients' packets do (vip_checks.h).
   bool to_vip = false;
 
   // http, https; `host` and `tls_*` also as said below.
@@ -41,7 +41,7 @@ struct HealthConfig {
   std::string path = "/";
   std::string host;  // also grpc: the Host or :authority; empty: the VIP
   std::vector<std::pair<std::string, std::string>> headers;
-  std::vector<StatusRange> status = {StatusRange{}};  // any of these is good
+  std::vector<StatusRange> status = std::vector<StatusRange>(1);  // any of these is good
   std::string body;  // a regular expression (RE2) to be found in the body; empty: the body is not read
 
   // https, tls, grpc

@@ -6,34 +6,20 @@
 // Owner: sluiced's one thread. At most 65,536 requests at a time.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <unordered_map>
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 
+#include "controlplane/echo_message.h"
 #include "src/address.h"
 
 namespace sluice {
-
-// What a raw ICMP socket gave. IPv4 packets come with their IP header, IPv6 ones without.
-struct EchoAnswer {
-  enum class Kind : uint8_t { other, reply, unreachable };
-  Kind kind = Kind::other;
-  uint16_t identifier = 0;
-  uint16_t sequence = 0;
-  std::optional<uint64_t> cookie;  // of a reply; an error may quote less than that of a request
-  std::string reason;              // unreachable: "host unreachable"
-};
-EchoAnswer parse_echo_answer(Family family, std::string_view packet);
-// With the checksum where the kernel does not set it (IPv4).
-std::string echo_request(Family family, uint16_t identifier, uint16_t sequence, uint64_t cookie);
 
 class Pinger {
  public:

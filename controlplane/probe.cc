@@ -116,6 +116,11 @@ ProbeRun::ProbeRun(ProbeTools& tools, std::shared_ptr<const CheckTarget> target,
 
 void ProbeRun::start() {
   starting_ = true;
+  if (!target_->impossible.empty()) {
+    finish(CheckCode::none, target_->impossible);
+    starting_ = false;
+    return;
+  }
   timer_.expires_after(config().timeout);
   timer_.async_wait([self = shared_from_this()](const error_code& error) {
     if (!error && !self->over()) self->deadline();

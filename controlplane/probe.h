@@ -55,9 +55,11 @@ struct CheckResult {
 };
 
 struct CheckTarget {
-  IpAddress address;    // the backend's, or with a mark the VIP
-  uint16_t port = 0;    // unused by icmp; 0 for a command that needs none
-  uint32_t mark = 0;    // SO_MARK of the packets sent; 0: none
+  IpAddress address;  // the backend's, or the VIP (vip_checks.h)
+  uint16_t port = 0;  // unused by icmp; 0 for a command that needs none
+  uint32_t mark = 0;  // SO_MARK of the packets sent; 0: none
+  // Not empty: why there can be no check; each ends with code none and this.
+  std::string impossible;
   HealthConfig config;  // its `host` filled in; `port` is ignored
   // What a command is told of.
   std::string service, backend;

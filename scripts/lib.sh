@@ -20,7 +20,8 @@ BUILD_PACKAGES="bpftool clang-14 g++ libbenchmark-dev libboost1.81-dev libbpf-de
   libdpdk-dev libfmt-dev libgtest-dev libnghttp2-dev libnl-3-dev libnl-route-3-dev librapidcheck-dev libre2-dev libspdlog-dev
   libssl-dev libtomlplusplus-dev libxdp-dev libxxhash-dev libpcap0.8-dev librte-net-af-packet23 librte-net-af-xdp23
   librte-net-null23 librte-net-pcap23 llvm-14 meson ninja-build nlohmann-json3-dev pkgconf"
-RUN_PACKAGES="curl dpdk-dev ethtool iproute2 iputils-ping nginx procps python3 python3-pytest python3-scapy util-linux wrk"
+RUN_PACKAGES="curl dnsmasq-base dpdk-dev ethtool iproute2 iputils-ping nginx openssl procps python3 python3-grpcio python3-pytest python3-scapy
+  util-linux wrk"
 
 SECONDS_AT_START=$(date +%s.%N)
 

@@ -8,7 +8,7 @@
 #include <boost/asio/ip/udp.hpp>
 
 #include "controlplane/dns_message.h"
-#include "controlplane/ping.h"
+#include "controlplane/echo_message.h"
 #include "tests/unit/probe_fixture.h"
 
 namespace sluice {
