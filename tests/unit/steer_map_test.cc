@@ -11,14 +11,16 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <boost/asio/io_context.hpp>
 #include <gtest/gtest.h>
 
 #include "controlplane/daemon.h"
-#include "tests/unit/models.h"
+#include "tests/unit/config_texts.h"
 
 namespace sluice {
 namespace {
@@ -76,11 +78,14 @@ TEST_F(SteerMapTest, ADaemonStartedBeforeBpffsIsMountedSteersOnceItIs) {
   boost::asio::io_context io;
   DaemonOptions options;
   options.directory = directory_;
-  Config config = models::small_config();
-  config.secret = "test";
-  for (ServiceConfig& service : config.services)
-    service.health.type = HealthConfig::Type::none;
-  Result<std::unique_ptr<Daemon>> daemon = Daemon::start(io, options, config);
+  options.config_path = directory_ + "/sluice.toml";
+  options.state_directory = directory_ + "/state";
+  const std::string unchecked = config_texts::right_service("health = { type = \"none\" }");
+  std::ofstream(options.config_path) << unchecked
+                                     << config_texts::with(config_texts::with(unchecked, "web", "other"),
+                                                           "203.0.113.10", "203.0.113.11");
+  std::vector<Diagnostic> errors;
+  Result<std::unique_ptr<Daemon>> daemon = Daemon::start(io, options, errors);
   ASSERT_TRUE(daemon) << daemon.error().text();
   EXPECT_FALSE((*daemon)->steer_map().is_open());
   EXPECT_NE((*daemon)->steering_fault().find("no bpffs at"), std::string::npos)
