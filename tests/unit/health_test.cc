@@ -197,7 +197,6 @@ TEST_F(Watching, NoPlaceInTimeIsLostOrMoved) {
   }
   EXPECT_EQ(checker_.totals().missed,
             checker_.history(BackendId{0})->missed + checker_.history(BackendId{10})->missed);
-  EXPECT_GE(checker_.totals().late_max_us, 100'000u);
 }
 
 // A backend whose checks end exactly when the next one is due is checked every time, not every other time.
