@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,9 +34,9 @@ struct SpawnSettings {
   posix_spawn_file_actions_t files;
   posix_spawnattr_t attributes;
 
-  explicit SpawnSettings(int output) {
+  SpawnSettings(int input, int output) {
     posix_spawn_file_actions_init(&files);
-    posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_adddup2(&files, input, STDIN_FILENO);
     posix_spawn_file_actions_adddup2(&files, output, STDOUT_FILENO);
     posix_spawn_file_actions_adddup2(&files, output, STDERR_FILENO);
     posix_spawn_file_actions_addclosefrom_np(&files, STDERR_FILENO + 1);
@@ -54,6 +55,24 @@ struct SpawnSettings {
     posix_spawnattr_destroy(&attributes);
   }
 };
+
+// A file that holds this text and nothing else: unlike a pipe it takes all of it at once, however long. -1:
+// errno.
+int readable(const std::string& text) {
+  const int file = memfd_create("sluice-input", MFD_CLOEXEC);
+  if (file < 0) return -1;
+  for (size_t written = 0; written < text.size();) {
+    const ssize_t n = write(file, text.data() + written, text.size() - written);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      close(file);
+      return -1;
+    }
+    written += static_cast<size_t>(n);
+  }
+  lseek(file, 0, SEEK_SET);
+  return file;
+}
 
 Error cannot(const std::string& program, int error) {
   return {"cannot run " + program + ": " + std::strerror(error),
@@ -144,16 +163,22 @@ class ChildProcess::Run : public std::enable_shared_from_this<Run> {
 Result<std::unique_ptr<ChildProcess>> ChildProcess::start(boost::asio::io_context& io, const Command& command,
                                                           Handler done) {
   const std::string& program = command.arguments.front();
+  const int input = readable(command.input);
+  if (input < 0) return cannot(program, errno);
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return cannot(program, errno);
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    close(input);
+    return cannot(program, errno);
+  }
   fcntl(ends[0], F_SETFL, O_NONBLOCK);  // our end only
   pid_t pid = -1;
   int error = 0;
   {
-    const SpawnSettings settings(ends[1]);
+    const SpawnSettings settings(input, ends[1]);
     error = posix_spawnp(&pid, program.c_str(), &settings.files, &settings.attributes,
                          pointers(command.arguments).data(), pointers(command.environment).data());
   }
+  close(input);
   close(ends[1]);
   // It has not been waited for, so this is still its number.
   const int pidfd = error == 0 ? static_cast<int>(syscall(SYS_pidfd_open, pid, 0)) : -1;

@@ -1,9 +1,9 @@
 // A program run beside the loop: started, read, and ended with everything that it started.
 //
 // No shell, no inherited descriptors, a process group of its own. Its standard output and error come through
-// one pipe; standard input is empty. When it ends, or is to end, the whole group gets SIGKILL: nothing that
-// it left running outlives it. A process that even SIGKILL does not end at once (a disk that hangs) is waited
-// for without anybody having to.
+// one pipe; standard input is `input` and then its end. When it ends, or is to end, the whole group gets
+// SIGKILL: nothing that it left running outlives it. A process that even SIGKILL does not end at once (a disk
+// that hangs) is waited for without anybody having to.
 #pragma once
 
 #include <sys/types.h>
@@ -33,6 +33,7 @@ class ChildProcess {
     std::vector<std::string> arguments;    // the first is the program: a path, or searched in PATH
     std::vector<std::string> environment;  // "NAME=value": all of it
     size_t output_max = 1 << 20;           // bytes
+    std::string input;
   };
   // `done` is called once, from the loop, when it has ended and is gone from the process table. It is kept,
   // and so is all that it holds, until then.

@@ -1,6 +1,7 @@
 // sluice: what operators type.
 #include "controlplane/cli.h"
 
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 
@@ -34,6 +35,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();  // global options may also stand behind the command
   add_show(app, arguments, action);
+  add_events(app, arguments, action);
   add_backend(app, arguments, action);
   add_config(app, arguments, action);
   add_overrides(app, arguments, action);
@@ -60,18 +62,17 @@ int usage_error(const Error& error) {
   return kExitUsage;
 }
 
-int ask(const Arguments& arguments, json request, const std::function<std::string(const json&)>& format,
-        const std::function<int(const json&)>& exit_code) {
+int answer(const Arguments& arguments, json request, const std::function<int(const json&)>& show) {
   request["v"] = kProtocolVersion;
-  const Answer answer = ask_daemon(instance_directory(arguments.directory), request,
-                                   std::chrono::milliseconds(arguments.timeout_ms));
-  if (answer.exit_code != kExitOk) {
-    complain(answer.error);
-    return answer.exit_code;
+  const Answer received = ask_daemon(instance_directory(arguments.directory), request,
+                                     std::chrono::milliseconds(arguments.timeout_ms));
+  if (received.exit_code != kExitOk) {
+    complain(received.error);
+    return received.exit_code;
   }
-  const json& response = answer.response;
-  if (arguments.as_json) print(to_line(response));
+  const json& response = received.response;
   if (!response.value("ok", false)) {
+    if (arguments.as_json) print(to_line(response));
     for (const json& diagnostic : response.value("diagnostics", json::array())) {
       std::fprintf(stderr, "%s\n", diagnostic.get<std::string>().c_str());
     }
@@ -81,9 +82,29 @@ int ask(const Arguments& arguments, json request, const std::function<std::strin
   for (const json& warning : response.value("warnings", json::array())) {
     std::fprintf(stderr, "warning: %s\n", warning.get<std::string>().c_str());
   }
-  if (!arguments.as_json) print(format(response));
-  if (!response.value("acknowledged", true)) return kExitTimeout;
-  return exit_code ? exit_code(response) : kExitOk;
+  return show(response);
+}
+
+int ask(const Arguments& arguments, json request, const std::function<std::string(const json&)>& format,
+        const std::function<int(const json&)>& exit_code) {
+  return answer(arguments, std::move(request), [&](const json& response) {
+    print(arguments.as_json ? to_line(response) : format(response));
+    if (!response.value("acknowledged", true)) return kExitTimeout;
+    return exit_code ? exit_code(response) : kExitOk;
+  });
+}
+
+std::optional<std::chrono::milliseconds> parse_time(const std::string& text) {
+  uint64_t number = 0;
+  const char* end = text.data() + text.size();
+  const auto [unit, fault] = std::from_chars(text.data(), end, number);
+  if (fault != std::errc() || number > 1'000'000'000) return std::nullopt;
+  const std::string_view name(unit, static_cast<size_t>(end - unit));
+  for (const auto& [unit_name, unit_ms] :
+       {std::pair{"ms", 1}, std::pair{"s", 1'000}, std::pair{"m", 60'000}, std::pair{"h", 3'600'000}}) {
+    if (name == unit_name) return std::chrono::milliseconds(number * static_cast<uint64_t>(unit_ms));
+  }
+  return std::nullopt;
 }
 
 }  // namespace sluice

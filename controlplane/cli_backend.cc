@@ -28,6 +28,33 @@ int change(const Arguments& arguments, json request, const std::string& what) {
              [&](const json& r) { return format_change(joined(r.at("backends")) + ": " + what, r); });
 }
 
+int drain_and_wait(const Arguments& arguments) {
+  const auto limit = parse_time(arguments.time_max);
+  if (!limit)
+    return usage_error({fmt::format("time '{}' is not 90s, 10m or the like", arguments.time_max), ""});
+  json request = {{"cmd", "backend.admin"}, {"admin", "drain"}, {"targets", arguments.targets}};
+  std::vector<std::string> drained;
+  const int code = ask(
+      arguments, std::move(request),
+      [](const json& r) { return format_change(joined(r.at("backends")) + ": drain", r); },
+      [&](const json& r) {
+        drained = r.at("backends").get<std::vector<std::string>>();
+        return kExitOk;
+      });
+  return code == kExitOk ? wait_until_drained(arguments, drained, *limit) : code;
+}
+
+void add_waiting(CLI::App& drain, Arguments& arguments, Action& action) {
+  drain.add_flag("--wait", arguments.wait, "until they have no flows left; shows how many there are");
+  drain.add_option("--timeout", arguments.time_max, "of the waiting: exit code 6 after it (10m)");
+  drain.callback([&] {
+    action = [&] {
+      if (arguments.wait) return drain_and_wait(arguments);
+      return change(arguments, {{"cmd", "backend.admin"}, {"admin", "drain"}}, "drain");
+    };
+  });
+}
+
 std::optional<int64_t> weight_of(const std::string& text) {
   int64_t weight = 0;
   const char* end = text.data() + text.size();
@@ -85,6 +112,7 @@ void add_backend(CLI::App& app, Arguments& arguments, Action& action) {
     command->callback([&] {
       action = [&] { return change(arguments, {{"cmd", "backend.admin"}, {"admin", verb.name}}, verb.name); };
     });
+    if (std::string_view(verb.name) == "drain") add_waiting(*command, arguments, action);
   }
   CLI::App* weight =
       backend->add_subcommand("weight", "its share of new flows, until the file's weight changes");

@@ -1,6 +1,8 @@
 #include "controlplane/cli_format.h"
 
 #include <algorithm>
+#include <initializer_list>
+#include <iterator>
 
 #include <fmt/format.h>
 
@@ -8,10 +10,6 @@ namespace sluice {
 namespace {
 
 using nlohmann::json;
-
-bool is_number(const std::string& cell) {
-  return !cell.empty() && cell.find_first_not_of("0123456789.%-") == std::string::npos;
-}
 
 std::string text_of(const json& object, const char* key) {
   return object.at(key).get<std::string>();
@@ -54,41 +52,21 @@ std::string yes_no(bool value) {
 
 }  // namespace
 
-TextTable::TextTable(std::vector<std::string> headings) {
-  rows_.push_back(std::move(headings));
+namespace {
+
+// Headings of counters: PACKETS, or PACKETS/S.
+void add_counter_headings(std::vector<std::string>& headings, Counters counters,
+                          std::initializer_list<const char*> names) {
+  for (const char* name : names)
+    headings.push_back(counters == Counters::rates ? std::string(name) + "/S" : name);
 }
 
-void TextTable::add(std::vector<std::string> cells) {
-  rows_.push_back(std::move(cells));
-}
+}  // namespace
 
-std::string TextTable::text() const {
-  const size_t columns = rows_.front().size();
-  std::vector<size_t> width(columns, 0);
-  std::vector<bool> numeric(columns, rows_.size() > 1);
-  for (size_t r = 0; r < rows_.size(); r++) {
-    for (size_t c = 0; c < columns; c++) {
-      width[c] = std::max(width[c], rows_[r][c].size());
-      if (r > 0 && !is_number(rows_[r][c])) numeric[c] = false;
-    }
-  }
-  std::string out;
-  for (const auto& row : rows_) {
-    std::string line;
-    for (size_t c = 0; c < columns; c++) {
-      if (c > 0) line += "  ";
-      line += numeric[c] ? fmt::format("{:>{}}", row[c], width[c]) : fmt::format("{:<{}}", row[c], width[c]);
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    out += line + "\n";
-  }
-  return out;
-}
-
-std::string format_services(const json& response, bool with_stats) {
+TextTable table_of_services(const json& response, Counters counters) {
   std::vector<std::string> headings = {"SERVICE",  "VIP", "PROTOCOL", "FORWARD",
                                        "BACKENDS", "UP",  "ACTIVE",   "TABLE"};
-  if (with_stats) headings.insert(headings.end(), {"PACKETS", "BYTES", "FLOWS"});
+  if (counters != Counters::none) add_counter_headings(headings, counters, {"PACKETS", "BYTES", "FLOWS"});
   TextTable table(headings);
   for (const json& service : response.at("services")) {
     const std::string checksum = text_of(service, "table_checksum");
@@ -100,21 +78,20 @@ std::string format_services(const json& response, bool with_stats) {
                                     count_of(service, "backends_up"),
                                     count_of(service, "backends_active"),
                                     checksum.empty() ? "none" : "#" + checksum};
-    if (with_stats) {
+    if (counters != Counters::none) {
       row.insert(row.end(),
                  {count_of(service, "packets"), count_of(service, "bytes"), count_of(service, "flows")});
     }
     table.add(std::move(row));
   }
-  return table.text();
+  return table;
 }
 
-std::string format_backends(const json& response, bool with_stats) {
+TextTable table_of_backends(const json& response, Counters counters) {
   std::vector<std::string> headings = {"SERVICE", "BACKEND", "ADDRESS", "ADMIN",    "HEALTH",
                                        "CHECK",   "WEIGHT",  "SHARE",   "NEXT-HOP", "FLOWS"};
-  if (with_stats) headings.insert(headings.end(), {"PACKETS", "BYTES", "NEW-FLOWS"});
+  if (counters != Counters::none) add_counter_headings(headings, counters, {"PACKETS", "BYTES", "NEW-FLOWS"});
   TextTable table(headings);
-  std::string notes;
   for (const json& backend : response.at("backends")) {
     std::vector<std::string> row = {text_of(backend, "service"),
                                     text_of(backend, "name"),
@@ -126,17 +103,23 @@ std::string format_backends(const json& response, bool with_stats) {
                                     fmt::format("{:.2f}%", backend.at("share_percent").get<double>()),
                                     next_hop_of(backend.at("next_hop")),
                                     count_of(backend, "flows_active")};
-    if (with_stats) {
+    if (counters != Counters::none) {
       row.insert(row.end(),
                  {count_of(backend, "packets"), count_of(backend, "bytes"), count_of(backend, "flows")});
     }
     table.add(std::move(row));
-    const std::string why_not = text_of(backend, "why_not");
-    if (!why_not.empty()) {
-      notes += fmt::format("{}/{}: {}\n", text_of(backend, "service"), text_of(backend, "name"), why_not);
-    }
   }
-  return table.text() + (notes.empty() ? "" : "\n" + notes);
+  return table;
+}
+
+std::string notes_on_backends(const json& response) {
+  std::string notes;
+  for (const json& backend : response.at("backends")) {
+    const std::string why_not = text_of(backend, "why_not");
+    if (!why_not.empty())
+      notes += fmt::format("{}/{}: {}\n", text_of(backend, "service"), text_of(backend, "name"), why_not);
+  }
+  return notes.empty() ? "" : "\n" + notes;
 }
 
 namespace {
@@ -172,10 +155,14 @@ std::string format_ports(const json& ports) {
   return table.text();
 }
 
-std::string format_workers(const json& workers) {
-  TextTable table({"WORKER", "CPU", "STATE", "GENERATION", "HEARTBEAT", "BUSY", "RECEIVED", "FORWARDED",
-                   "ANSWERED", "PASSED", "DROPPED", "FLOWS"});
-  for (const json& worker : workers) {
+}  // namespace
+
+TextTable table_of_workers(const json& response, Counters counters) {
+  std::vector<std::string> headings = {"WORKER", "CPU", "STATE", "GENERATION", "HEARTBEAT", "BUSY"};
+  add_counter_headings(headings, counters, {"RECEIVED", "FORWARDED", "ANSWERED", "PASSED", "DROPPED"});
+  headings.emplace_back("FLOWS");
+  TextTable table(headings);
+  for (const json& worker : response.at("dataplane").value("workers", json::array())) {
     const bool active = worker.at("active").get<bool>();
     table.add({count_of(worker, "worker"), count_of(worker, "cpu"), active ? "running" : "ended",
                count_of(worker, "acknowledged"),
@@ -184,21 +171,38 @@ std::string format_workers(const json& workers) {
                count_of(worker, "forwarded"), count_of(worker, "answered"), count_of(worker, "passed"),
                count_of(worker, "dropped"), count_of(worker.at("flows"), "active")});
   }
-  return table.text();
+  return table;
 }
 
-std::string format_reasons(const json& reasons, bool all) {
-  TextTable table({"REASON", "KIND", "PACKETS", "MEANING"});
-  bool any = false;
-  for (const char* kind : {"drop", "pass"}) {
-    for (const json& reason : reasons) {
-      const bool counted = reason.at("packets").get<uint64_t>() != 0;
-      if (reason.at("kind") != kind || !(all || counted)) continue;
-      table.add({text_of(reason, "name"), kind, count_of(reason, "packets"), text_of(reason, "text")});
-      any = true;
-    }
+TextTable table_of_reasons(const json& response, Counters counters) {
+  std::vector<std::string> headings = {"REASON", "KIND"};
+  add_counter_headings(headings, counters, {"PACKETS"});
+  headings.emplace_back("MEANING");
+  TextTable table(headings);
+  for (const json& reason : response.at("dataplane").value("reasons", json::array())) {
+    table.add({text_of(reason, "name"), text_of(reason, "kind"), count_of(reason, "packets"),
+               text_of(reason, "text")});
   }
-  return any ? table.text() : "nothing dropped, nothing passed to the host\n";
+  return table;
+}
+
+namespace {
+
+// Only those that occurred, unless `all`.
+std::string format_reasons(const json& response, bool all) {
+  json shown = response;
+  json& reasons = shown["dataplane"]["reasons"];
+  const auto is_shown = [&](const json& reason) { return all || reason.at("packets").get<uint64_t>() != 0; };
+  json kept = json::array();
+  std::copy_if(reasons.begin(), reasons.end(), std::back_inserter(kept), is_shown);
+  reasons = std::move(kept);
+  if (reasons.empty()) return "nothing dropped, nothing passed to the host\n";
+  TextTable table = table_of_reasons(shown, Counters::sums);
+  TableView view;
+  view.sort = "KIND";
+  view.exact = true;
+  if (const Result<Done> arranged = table.arrange(view); !arranged) return arranged.error().text();
+  return table.text();
 }
 
 std::string format_accounting(const json& sums) {
@@ -233,9 +237,71 @@ std::string format_dataplane(const json& response, bool all) {
     out += fmt::format("no data plane is running; the last was sluice-dataplane {}, start number {}\n\n",
                        text_of(dataplane, "version"), dataplane.at("starts").get<uint64_t>());
   }
-  out += format_ports(dataplane.at("ports")) + "\n" + format_workers(dataplane.at("workers")) + "\n";
-  out += format_reasons(dataplane.at("reasons"), all) + "\n";
+  out +=
+      format_ports(dataplane.at("ports")) + "\n" + table_of_workers(response, Counters::sums).text() + "\n";
+  out += format_reasons(response, all) + "\n";
   return out + format_accounting(dataplane.at("accounting"));
+}
+
+std::string format_generation(const json& response) {
+  const json& memory = response.at("memory");
+  const auto mib = [&](const char* key) { return memory.at(key).get<double>() / (1 << 20); };
+  std::string out = fmt::format(
+      "generation {}, published {} ago, checksum {}: {} services, {} backends\n"
+      "  last build     {} lookup tables in {:.2f} ms\n"
+      "  tables         {:.1f} of {:.0f} MiB used, {:.1f} MiB of it until workers follow\n"
+      "  sluiced        {:.1f} MiB resident, {:.1f} MiB of it its own\n",
+      response.at("generation").get<uint64_t>(), duration(response.at("published_s")),
+      text_of(response, "checksum"), response.at("services").get<uint64_t>(),
+      response.at("backends").get<uint64_t>(), response.at("last_build").at("tables_built").get<uint64_t>(),
+      response.at("last_build").at("build_us").get<double>() / 1e3, mib("tables_used_bytes"),
+      mib("tables_size_bytes"), mib("tables_retired_bytes"), mib("process_resident_bytes"),
+      mib("process_private_bytes"));
+  if (response.at("workers").empty()) return out + "nobody uses it: no data plane is running\n";
+  TextTable table({"WORKER", "GENERATION", "BEHIND", "HEARTBEAT"});
+  for (const json& worker : response.at("workers")) {
+    table.add({count_of(worker, "worker"), count_of(worker, "acknowledged"), count_of(worker, "behind"),
+               fmt::format("{:.3f}s", worker.at("heartbeat_age_s").get<double>())});
+  }
+  return out + "\n" + table.text();
+}
+
+TextTable table_of_flows(const json& response) {
+  TextTable table(
+      {"SERVICE", "BACKEND", "FLOWS", "ESTABLISHED", "CLOSING", "UDP", "SYN", "MIDSTREAM", "UDP-NEW"});
+  for (const json& backend : response.at("backends")) {
+    const std::string name = text_of(backend, "backend");
+    table.add({text_of(backend, "service"), name.empty() ? "(removed)" : name, count_of(backend, "total"),
+               count_of(backend, "established"), count_of(backend, "closing"), count_of(backend, "udp"),
+               count_of(backend, "syn"), count_of(backend, "midstream"), count_of(backend, "udp_new")});
+  }
+  return table;
+}
+
+std::string notes_on_flows(const json& response) {
+  const uint64_t capacity = response.at("capacity").get<uint64_t>();
+  const uint64_t total = response.at("total").get<uint64_t>();
+  std::string out =
+      fmt::format("\n{} flows in the tables of {} workers, which are made for {}: {:.1f} %\n", total,
+                  response.at("workers").get<uint64_t>(), capacity,
+                  100.0 * static_cast<double>(total) / static_cast<double>(std::max<uint64_t>(capacity, 1)));
+  if (response.at("flows").empty()) return out;
+  TextTable table({"HASH", "SERVICE", "BACKEND", "STATE", "IDLE", "WORKER"});
+  for (const json& flow : response.at("flows")) {
+    table.add({text_of(flow, "hash"), text_of(flow, "service"), text_of(flow, "backend"),
+               text_of(flow, "state"), count_of(flow, "idle_s") + "s", count_of(flow, "worker")});
+  }
+  return out + "\nThe tables hold hashes, not addresses (sluice explain has the hash of a flow).\n" +
+         table.text();
+}
+
+std::string format_events(const json& response) {
+  std::string out;
+  for (const json& event : response.at("events")) {
+    out +=
+        fmt::format("{} {:<7} {}\n", text_of(event, "time"), text_of(event, "level"), text_of(event, "text"));
+  }
+  return out;
 }
 
 std::string format_explain(const json& response) {

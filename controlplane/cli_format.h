@@ -2,26 +2,29 @@
 // stdout.
 #pragma once
 
+#include <cstdint>
 #include <string>
-#include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "controlplane/cli_table.h"
+
 namespace sluice {
 
-// Columns as wide as their widest cell, two spaces between; a column of numbers is aligned right.
-class TextTable {
- public:
-  explicit TextTable(std::vector<std::string> headings);
-  void add(std::vector<std::string> cells);  // as many as headings
-  std::string text() const;
+enum class Counters : uint8_t { none, sums, rates };  // rates: a second
 
- private:
-  std::vector<std::vector<std::string>> rows_;  // the first are the headings
-};
+// One row for each object of the response's list, in its order.
+TextTable table_of_services(const nlohmann::json& response, Counters counters);
+TextTable table_of_backends(const nlohmann::json& response, Counters counters);
+TextTable table_of_workers(const nlohmann::json& response, Counters counters);
+TextTable table_of_reasons(const nlohmann::json& response, Counters counters);
+TextTable table_of_flows(const nlohmann::json& response);
+// What stands below the table; may be empty.
+std::string notes_on_backends(const nlohmann::json& response);
+std::string notes_on_flows(const nlohmann::json& response);
 
-std::string format_services(const nlohmann::json& response, bool with_stats);
-std::string format_backends(const nlohmann::json& response, bool with_stats);
+std::string format_generation(const nlohmann::json& response);
+std::string format_events(const nlohmann::json& response);
 // `all`: reasons that never occurred, too.
 std::string format_dataplane(const nlohmann::json& response, bool all);
 std::string format_overrides(const nlohmann::json& response);

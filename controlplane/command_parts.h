@@ -28,6 +28,7 @@ struct Command {
   Role needs = Role::admin;
 };
 std::span<const Command> show_commands();      // command_show.cc
+std::span<const Command> event_commands();     // command_events.cc
 std::span<const Command> backend_commands();   // command_backend.cc
 std::span<const Command> config_commands();    // command_config.cc
 std::span<const Command> override_commands();  // command_override.cc

@@ -3,8 +3,12 @@
 //
 //   cmd               arguments                        response, besides v and ok
 //   show.services                                      services: [...]           (report.h)
-//   show.backends     [service]                        backends: [...]
+//   show.backends     [service [backend]]              backends: [...]
 //   show.dataplane                                     ...
+//   show.generation                                    generation checksum workers memory ...
+//   show.flows        [service [backend]] [list]       backends: [...] by state; flows: [...], `list` of them
+//   show.events       [kind] [service] [last]          events: [...]; kind and service with * and ?
+//   watch             [kind] [service]                 a line for each event; ends when the client goes
 //   backend.admin     service backend admin            generation changed workers acknowledged ack_us note
 //   backend.weight    service backend weight           the same; the override lasts until the file's weight
 //   changes reload                                             the same, warnings: [text]; errors: error and

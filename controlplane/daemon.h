@@ -58,6 +58,7 @@ class Daemon {
                                                std::vector<Diagnostic>& errors);
   ~Daemon();
 
+  boost::asio::io_context& io() { return io_; }
   const DaemonOptions& options() const { return options_; }
   const Model& model() const { return model_; }
   const Publisher& publisher() const { return publisher_; }
@@ -65,6 +66,7 @@ class Daemon {
   const SteerMap& steer_map() const { return steer_; }
   const std::string& steering_fault() const { return steering_fault_; }  // why it is off; empty when it works
   Rollout& rollout() { return *rollout_; }
+  const Rollout& rollout() const { return *rollout_; }
   Events& events() { return events_; }
   HealthChecker& checker() { return *checker_; }
   const HealthChecker& checker() const { return *checker_; }

@@ -89,8 +89,9 @@ void Events::add(Event event) {
   const bool is_kept = event.level != Event::Level::debug;
   if (is_kept) event.number = ++last_number_;
   log(event);
-  for (const auto& [id, listener] : listeners_)
-    listener(event);
+  for (const auto& [id, listener] : listeners_) {
+    if (is_kept || listener.with_debug) listener.call(event);
+  }
   if (!is_kept) return;
   kept_.push_back(std::move(event));
   if (kept_.size() > kEventsKept) kept_.pop_front();
@@ -104,13 +105,17 @@ void Events::add(Event::Level level, std::string kind, std::string sentence) {
   add(std::move(event));
 }
 
-uint64_t Events::listen(Listener listener) {
-  listeners_.emplace(++last_listener_, std::move(listener));
+uint64_t Events::listen(Listener listener, bool with_debug) {
+  listeners_.emplace(++last_listener_, Listening{std::move(listener), with_debug});
+  if (with_debug) debug_listeners_++;
   return last_listener_;
 }
 
 void Events::unlisten(uint64_t id) {
-  listeners_.erase(id);
+  const auto found = listeners_.find(id);
+  if (found == listeners_.end()) return;
+  if (found->second.with_debug) debug_listeners_--;
+  listeners_.erase(found);
 }
 
 }  // namespace sluice

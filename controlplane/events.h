@@ -50,16 +50,16 @@ class Events {
   void add(Event event);
   void add(Event::Level level, std::string kind, std::string sentence);
   // Would anybody notice an event of level debug? Else it need not be made.
-  bool wants_debug() const { return !listeners_.empty() || log_least_ == Event::Level::debug; }
+  bool wants_debug() const { return debug_listeners_ > 0 || log_least_ == Event::Level::debug; }
 
   const std::deque<Event>& kept() const { return kept_; }
   uint64_t last_number() const { return last_number_; }
   // How many of this level so far.
   uint64_t count(Event::Level level) const { return counts_[static_cast<size_t>(level)]; }
 
-  // Called for each event from now on, from within add. Neither this, add nor unlisten may be called from a
-  // listener.
-  uint64_t listen(Listener listener);
+  // Called for each event from now on, from within add; for those of level debug only `with_debug`. Neither
+  // this, add nor unlisten may be called from a listener.
+  uint64_t listen(Listener listener, bool with_debug = false);
   void unlisten(uint64_t id);
 
  private:
@@ -71,7 +71,12 @@ class Events {
   uint64_t last_number_ = 0;
   uint64_t counts_[4] = {};
   uint64_t last_listener_ = 0;
-  std::map<uint64_t, Listener> listeners_;
+  struct Listening {
+    Listener call;
+    bool with_debug;
+  };
+  std::map<uint64_t, Listening> listeners_;
+  uint32_t debug_listeners_ = 0;
 };
 
 }  // namespace sluice

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "controlplane/endpoint.h"
+#include "controlplane/flow_census.h"
 #include "controlplane/message.h"
 #include "controlplane/report.h"
 #include "src/flow_key.h"
@@ -33,29 +34,7 @@ uint64_t hash_of(const FlowQuestion& q, const HashSecret& secret) {
                    secret);
 }
 
-const char* text(FlowState state) {
-  switch (state) {
-    case FlowState::empty:
-      return "none";
-    case FlowState::syn:
-      return "syn";
-    case FlowState::midstream:
-      return "midstream";
-    case FlowState::udp_new:
-      return "udp_new";
-    case FlowState::established:
-      return "established";
-    case FlowState::closing:
-      return "closing";
-    case FlowState::udp:
-      return "udp";
-    case FlowState::long_lived:
-      return "established";
-  }
-  return "?";
-}
-
-// The one place that looks into the flow tables: what a worker holds of this flow, if any does.
+// What a worker holds of this flow, if any does.
 std::optional<FlowSeen> tracked_flow(const Daemon& daemon, uint64_t hash) {
   const Result<Segment> flows = Segment::open_reader(daemon.options().directory, kFlowsSegment);
   if (!flows || flows->size() < sizeof(FlowsHeader)) return std::nullopt;

@@ -7,10 +7,16 @@
 
 #include <chrono>
 #include <memory>
+#include <string>
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <nlohmann/json.hpp>
 
+#include "controlplane/hooks.h"
+#include "controlplane/http_server.h"
 #include "controlplane/interface_config.h"
+#include "controlplane/metrics.h"
 #include "controlplane/protocol.h"
 #include "src/result.h"
 
@@ -37,11 +43,22 @@ class Interfaces {
  private:
   Interfaces(boost::asio::io_context& io, Daemon& daemon);
   Access access_of(const ControlConfig& config);
+  void open_http();
+  void answer_http(const std::string& path, const HttpServer::Respond& respond);
 
   boost::asio::io_context& io_;
   Daemon& daemon_;
   InterfaceConfig config_;
   std::unique_ptr<ProtocolServer> control_;
+  Metrics metrics_;
+  std::unique_ptr<HttpServer> http_;
+  std::string http_fault_;  // why it is not open although it should be
+  boost::asio::steady_timer http_retry_;
+  Hooks hooks_;
 };
+
+// {"ready":true,"reasons":[]}: is a generation published and in use by every worker? It need not be the
+// newest for Rollout::kPatience.
+nlohmann::json readiness(const Daemon& daemon);
 
 }  // namespace sluice

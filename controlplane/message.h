@@ -19,6 +19,7 @@ inline constexpr const char* kCodeSyntax = "config_syntax";      // configuratio
 inline constexpr const char* kCodeSemantic = "config_semantic";  // configuration file: contradicts itself
 inline constexpr const char* kCodeFailed = "failed";
 inline constexpr const char* kCodeDenied = "denied";  // the client's role does not allow it (access.h)
+inline constexpr const char* kCodeTooSlow = "too_slow";  // a stream that was not read is cut off
 inline constexpr const char* kCodeBusy = "busy";      // nothing was done: try again in a moment
 
 std::string socket_path(const std::string& directory);

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "controlplane/counters.h"
 #include "controlplane/message.h"
 #include "src/wire.h"
 
@@ -21,50 +22,19 @@ double seconds_since(uint64_t then_ns) {
   return static_cast<double>(now_ns - std::min(now_ns, then_ns)) / 1e9;
 }
 
-// Calls visit(WorkerStats) for every worker that ever ran: counters of earlier runs stay. The others have no
-// memory behind their counters, and reading must not make the kernel provide it.
-template <typename Visit>
-void for_each_worker(const Daemon& daemon, const Visit& visit) {
-  const StatsSegment* stats = daemon.dataplane().stats();
-  if (stats == nullptr) return;
-  for (const WorkerStats& worker : stats->workers) {
-    if (worker.active.get() != 0 || worker.loops.get() != 0) visit(worker);
-  }
-}
-
-// A counter never counts backwards for the reader, not even where id and segment do not belong together.
-uint64_t less_base(uint64_t sum, uint64_t base) {
-  return sum - std::min(sum, base);
-}
-
 void add_service_counters(const Daemon& daemon, const Service& service, json& out) {
-  uint64_t packets = 0, bytes = 0, flows = 0;
-  for_each_worker(daemon, [&](const WorkerStats& worker) {
-    const ServiceCounters& counters = worker.services[index(service.id)];
-    packets += counters.packets.get();
-    bytes += counters.bytes.get();
-    flows += counters.flows.get();
-  });
-  const ServiceCold& cold = daemon.publisher().current().service_cold(service.id);
-  out["packets"] = less_base(packets, cold.base_packets);
-  out["bytes"] = less_base(bytes, cold.base_bytes);
-  out["flows"] = less_base(flows, cold.base_flows);
+  const ServiceSums sums = sums_of(daemon, service);
+  out["packets"] = sums.packets;
+  out["bytes"] = sums.bytes;
+  out["flows"] = sums.flows;
 }
 
 void add_backend_counters(const Daemon& daemon, const Backend& backend, json& out) {
-  uint64_t packets = 0, bytes = 0, flows = 0, active = 0;
-  for_each_worker(daemon, [&](const WorkerStats& worker) {
-    const BackendCounters& counters = worker.backends[index(backend.id)];
-    packets += counters.packets.get();
-    bytes += counters.bytes.get();
-    flows += counters.flows.get();
-    active += counters.flows_active.get();
-  });
-  const BackendCold& cold = daemon.publisher().current().backend_cold(backend.id);
-  out["packets"] = less_base(packets, cold.base_packets);
-  out["bytes"] = less_base(bytes, cold.base_bytes);
-  out["flows"] = less_base(flows, cold.base_flows);
-  out["flows_active"] = active;
+  const BackendSums sums = sums_of(daemon, backend);
+  out["packets"] = sums.packets;
+  out["bytes"] = sums.bytes;
+  out["flows"] = sums.flows;
+  out["flows_active"] = sums.flows_active;
 }
 
 // Slots of the published lookup table by backend id.
@@ -217,7 +187,7 @@ json report_services(const Daemon& daemon) {
   return out;
 }
 
-json report_backends(const Daemon& daemon, const std::string& only_service) {
+json report_backends(const Daemon& daemon, const std::string& only_service, const std::string& only_backend) {
   json out = ok_response();
   out["backends"] = json::array();
   const TablesView tables = daemon.publisher().current();
@@ -226,6 +196,7 @@ json report_backends(const Daemon& daemon, const std::string& only_service) {
     const std::map<BackendId, uint32_t> slots = slots_of(tables, service.id);
     const auto total = static_cast<uint32_t>(tables.lookup(tables.service(service.id)).size());
     for (const Backend& backend : service.backends) {
+      if (!only_backend.empty() && backend.config.name != only_backend) continue;
       const auto found = slots.find(backend.id);
       out["backends"].push_back(
           report_backend(daemon, service, backend, found == slots.end() ? 0 : found->second, total));

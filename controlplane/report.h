@@ -21,9 +21,23 @@ const char* text(Forward forward);
 const char* protocol_text(uint8_t protocol);
 
 nlohmann::json report_services(const Daemon& daemon);
-// Of one service, or of all when `only_service` is empty.
-nlohmann::json report_backends(const Daemon& daemon, const std::string& only_service);
+// Of one service, or of all when `only_service` is empty; of that only one backend when that is not empty.
+nlohmann::json report_backends(const Daemon& daemon, const std::string& only_service,
+                               const std::string& only_backend = "");
 nlohmann::json report_dataplane(const Daemon& daemon);
+// The current generation: its number and age, a checksum that is the same on every balancer with the same
+// tables, which worker has acknowledged what, the memory of it all.
+nlohmann::json report_generation(const Daemon& daemon);
+
+// Resident memory of this process in bytes, and of that what it does not share with others (the segments are
+// shared); 0 when the kernel does not say.
+struct ProcessMemory {
+  uint64_t resident_bytes = 0;
+  uint64_t private_bytes = 0;
+};
+ProcessMemory process_memory();
+// Of the tables of all services: names and lookup tables, whatever their order in the configuration.
+uint64_t tables_checksum(const Daemon& daemon);
 
 // Why this backend takes no new flows; empty when it does.
 std::string why_no_new_flows(const Service& service, const Backend& backend);

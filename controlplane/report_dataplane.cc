@@ -2,6 +2,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <map>
+#include <string_view>
+
+#include <fmt/format.h>
+#include <xxhash.h>
 
 #include "controlplane/message.h"
 #include "controlplane/report.h"
@@ -148,6 +154,69 @@ json report_dataplane(const Daemon& daemon) {
       {"received", sum.packets.received}, {"forwarded", sum.packets.forwarded},
       {"answered", sum.packets.answered}, {"passed", sum.passed},
       {"dropped", sum.dropped},           {"balanced", sum.packets.received == accounted}};
+  return out;
+}
+
+ProcessMemory process_memory() {
+  ProcessMemory memory;
+  FILE* file = std::fopen("/proc/self/statm", "re");
+  if (file == nullptr) return memory;
+  unsigned long total = 0, resident = 0, shared = 0;
+  if (std::fscanf(file, "%lu %lu %lu", &total, &resident, &shared) == 3) {
+    const auto page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+    memory = {resident * page_bytes, (resident - std::min(resident, shared)) * page_bytes};
+  }
+  std::fclose(file);
+  return memory;
+}
+
+uint64_t tables_checksum(const Daemon& daemon) {
+  std::map<std::string_view, uint64_t> by_name;
+  const TablesView tables = daemon.publisher().current();
+  for (const Service& service : daemon.model().services()) {
+    const ServiceRecord& record = tables.service(service.id);
+    by_name[service.config.name] = record.lookup == 0 ? 0 : record.lookup_checksum;
+  }
+  XXH3_state_t state;
+  XXH3_64bits_reset(&state);
+  for (const auto& [name, checksum] : by_name) {
+    XXH3_64bits_update(&state, name.data(), name.size());
+    XXH3_64bits_update(&state, &checksum, sizeof checksum);
+  }
+  return XXH3_64bits_digest(&state);
+}
+
+json report_generation(const Daemon& daemon) {
+  json out = ok_response();
+  const TablesView tables = daemon.publisher().current();
+  const DataplaneView& view = daemon.dataplane();
+  const Publisher::Memory memory = daemon.publisher().memory();
+  const ProcessMemory process = process_memory();
+  out["generation"] = tables.generation().number;
+  out["published_s"] = seconds_since(tables.generation().published_ns);
+  out["checksum"] = fmt::format("{:016x}", tables_checksum(daemon));
+  out["services"] = tables.generation().services_count;
+  out["backends"] = tables.generation().backends_count;
+  out["last_build"] = {{"tables_built", daemon.rollout().last().tables_built},
+                       {"build_us", static_cast<double>(daemon.rollout().last().build_ns) / 1e3}};
+  out["memory"] = {{"process_resident_bytes", process.resident_bytes},
+                   {"process_private_bytes", process.private_bytes},
+                   {"tables_used_bytes", memory.used_bytes},
+                   {"tables_retired_bytes", memory.retired_bytes},
+                   {"tables_size_bytes", memory.size_bytes}};
+  out["dataplane_running"] = view.is_running();
+  json& workers = out["workers"] = json::array();
+  if (!view.is_running() || view.starts() == 0) return out;
+  const uint64_t incarnation = daemon.publisher().header().incarnation;
+  for (uint32_t i = 0; i < limits::kWorkersMax; i++) {
+    const WorkerStats& worker = view.stats()->workers[i];
+    if (worker.active.get() == 0) continue;
+    const uint64_t number = acknowledged(worker, incarnation);
+    workers.push_back({{"worker", i},
+                       {"acknowledged", number},
+                       {"behind", tables.generation().number - std::min(number, tables.generation().number)},
+                       {"heartbeat_age_s", seconds_since(worker.heartbeat_ns.get())}});
+  }
   return out;
 }
 

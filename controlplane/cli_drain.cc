@@ -1,0 +1,92 @@
+// sluice backend drain --wait: until the flows are gone.
+#include <unistd.h>
+
+#include <cstdio>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "controlplane/cli.h"
+#include "controlplane/exit_codes.h"
+#include "controlplane/message.h"
+
+namespace sluice {
+namespace {
+
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kPoll{500};
+
+// Adds the flows of this backend by now.
+int count_flows(const Arguments& arguments, const std::string& name, uint64_t& flows) {
+  const size_t slash = name.find('/');
+  Arguments quiet = arguments;
+  quiet.as_json = false;
+  return answer(
+      quiet,
+      {{"cmd", "show.backends"}, {"service", name.substr(0, slash)}, {"backend", name.substr(slash + 1)}},
+      [&](const json& response) {
+        for (const json& backend : response.at("backends"))
+          flows += backend.at("flows_active").get<uint64_t>();
+        return kExitOk;
+      });
+}
+
+// One line that is written over, on a terminal; elsewhere nothing: logs are no place for progress.
+class Progress {
+ public:
+  void say(const std::string& line) {
+    if (!is_terminal_) return;
+    std::fprintf(stderr, "\r%-*s", static_cast<int>(width_), line.c_str());
+    std::fflush(stderr);
+    width_ = line.size();
+  }
+  ~Progress() {
+    if (is_terminal_ && width_ > 0) std::fprintf(stderr, "\r%-*s\r", static_cast<int>(width_), "");
+  }
+
+ private:
+  const bool is_terminal_ = isatty(STDERR_FILENO) == 1;
+  size_t width_ = 0;
+};
+
+std::string flows_text(uint64_t flows) {
+  return flows == 1 ? "1 flow" : fmt::format("{} flows", flows);
+}
+
+}  // namespace
+
+int wait_until_drained(const Arguments& arguments, const std::vector<std::string>& backends,
+                       std::chrono::milliseconds limit) {
+  const Clock::time_point began = Clock::now();
+  const std::string who =
+      backends.size() == 1 ? backends.front() : fmt::format("{} backends", backends.size());
+  Progress progress;
+  for (;;) {
+    uint64_t flows = 0;
+    for (const std::string& backend : backends) {
+      if (const int code = count_flows(arguments, backend, flows); code != kExitOk) return code;
+    }
+    const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - began);
+    const double waited_s = static_cast<double>(waited.count()) / 1e3;
+    const bool is_late = flows > 0 && waited >= limit;
+    if (flows > 0 && !is_late) {
+      progress.say(fmt::format("{}: {} left after {:.0f} s", who, flows_text(flows), waited_s));
+      std::this_thread::sleep_for(std::min(kPoll, limit - waited));
+      continue;
+    }
+    if (arguments.as_json) {
+      print(to_line({{"v", kProtocolVersion}, {"ok", !is_late}, {"flows", flows}, {"waited_s", waited_s}}));
+    } else if (!is_late) {
+      print(fmt::format("{}: no flows left after {:.1f} s\n", who, waited_s));
+    }
+    if (!is_late) return kExitOk;
+    progress.say("");
+    complain({fmt::format("{}: {} left after {:.0f} s; no new ones come", who, flows_text(flows), waited_s),
+              "wait again with a longer --timeout, or end them: sluice backend maint " + backends.front()});
+    return kExitTimeout;
+  }
+}
+
+}  // namespace sluice

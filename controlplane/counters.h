@@ -1,0 +1,64 @@
+// The data plane's counters of a service or a backend, summed over all workers ever, less what their id had
+// counted for a predecessor of the same id (ServiceCold / BackendCold base_*).
+//
+// Cost: a cache line or two a worker.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "controlplane/daemon.h"
+#include "src/stats.h"
+
+namespace sluice {
+
+// Calls visit(WorkerStats) for every worker that ever ran: counters of earlier runs stay. The others have no
+// memory behind their counters, and reading must not make the kernel provide it.
+template <typename Visit>
+void for_each_worker(const StatsSegment* stats, const Visit& visit) {
+  if (stats == nullptr) return;
+  for (const WorkerStats& worker : stats->workers) {
+    if (worker.active.get() != 0 || worker.loops.get() != 0) visit(worker);
+  }
+}
+
+// A counter never counts backwards for the reader, not even where id and segment do not belong together.
+inline uint64_t less_base(uint64_t sum, uint64_t base) {
+  return sum - std::min(sum, base);
+}
+
+struct ServiceSums {
+  uint64_t packets = 0, bytes = 0, flows = 0;
+};
+inline ServiceSums sums_of(const Daemon& daemon, const Service& service) {
+  ServiceSums sums;
+  for_each_worker(daemon.dataplane().stats(), [&](const WorkerStats& worker) {
+    const ServiceCounters& counters = worker.services[index(service.id)];
+    sums.packets += counters.packets.get();
+    sums.bytes += counters.bytes.get();
+    sums.flows += counters.flows.get();
+  });
+  const ServiceCold& cold = daemon.publisher().current().service_cold(service.id);
+  return {less_base(sums.packets, cold.base_packets), less_base(sums.bytes, cold.base_bytes),
+          less_base(sums.flows, cold.base_flows)};
+}
+
+struct BackendSums {
+  uint64_t packets = 0, bytes = 0, flows = 0;
+  uint64_t flows_active = 0;  // a gauge
+};
+inline BackendSums sums_of(const Daemon& daemon, const Backend& backend) {
+  BackendSums sums;
+  for_each_worker(daemon.dataplane().stats(), [&](const WorkerStats& worker) {
+    const BackendCounters& counters = worker.backends[index(backend.id)];
+    sums.packets += counters.packets.get();
+    sums.bytes += counters.bytes.get();
+    sums.flows += counters.flows.get();
+    sums.flows_active += counters.flows_active.get();
+  });
+  const BackendCold& cold = daemon.publisher().current().backend_cold(backend.id);
+  return {less_base(sums.packets, cold.base_packets), less_base(sums.bytes, cold.base_bytes),
+          less_base(sums.flows, cold.base_flows), sums.flows_active};
+}
+
+}  // namespace sluice
