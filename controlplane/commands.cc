@@ -39,16 +39,29 @@ std::string sentence_of(const json& arguments) {
   return out;
 }
 
+// What it was about, when that is one object.
+void name_object(Event& event, const json& arguments, const json& response) {
+  const auto text_in = [&](const char* key) {
+    const auto found = arguments.find(key);
+    return found != arguments.end() && found->is_string() ? found->get<std::string>() : "";
+  };
+  event.service = text_in("service");
+  event.backend = text_in("backend");
+  const auto named = response.find("backends");
+  if (named == response.end() || !named->is_array() || named->size() != 1 || !named->front().is_string())
+    return;
+  const auto path = named->front().get<std::string>();
+  event.service = path.substr(0, path.find('/'));
+  event.backend = path.substr(path.find('/') + 1);
+}
+
 void audit(Events& events, const Client& client, const std::string& command, const json& arguments,
            const json& response) {
   const bool ok = response.value("ok", false);
   Event event;
   event.kind = "audit";
   event.level = ok ? Event::Level::info : Event::Level::warning;
-  event.service =
-      arguments.value("service", json()).is_string() ? arguments["service"].get<std::string>() : "";
-  event.backend =
-      arguments.value("backend", json()).is_string() ? arguments["backend"].get<std::string>() : "";
+  name_object(event, arguments, response);
   event.details = {{"uid", client.peer.uid}, {"pid", client.peer.pid}, {"who", client.who()},
                    {"command", command},     {"arguments", arguments}, {"ok", ok}};
   if (client.peer.login_user) event.details["login_uid"] = *client.peer.login_user;

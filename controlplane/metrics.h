@@ -1,7 +1,8 @@
 // /metrics: everything that sluiced and the data plane count, as OpenMetrics text (the format's 1.0).
 //
-// Written here and not by prometheus-cpp: that has the older text format only, and makes objects of some
-// 80,000 samples before it writes the first (docs/operations.md has the figures).
+// Written here and not by prometheus-cpp 1.0.1: that has the older text format only, and wants all samples as
+// objects before it writes the first. Measured at 10,000 backends (130,000 samples): at best 27 ms to make
+// them and 97 ms to write them, in one go.
 //
 // Owner: sluiced's one thread. A scrape is worked out in slices of kSliceLines, so that checks and commands
 // find their time in between; whoever asks while one is worked out gets the same text. Cost at 10,000

@@ -3,6 +3,7 @@
 
 corpus/parse: frames as parse_fuzz.cc reads them, each behind its length; the VIPs are those of its configuration.
 corpus/config: configuration files, right ones and one for each kind of fault.
+corpus/protocol: requests on the control socket.
 """
 
 import json
@@ -98,6 +99,30 @@ def config_seeds():
     }
 
 
+def protocol_seeds():
+    def request(command, **arguments):
+        return json.dumps({"v": 1, "cmd": command, **arguments}, separators=(",", ":")) + "\n"
+
+    requests = {
+        "show-services": request("show.services"),
+        "show-backends": request("show.backends", service="web", backend="b1"),
+        "show-dataplane": request("show.dataplane") + request("show.generation"),
+        "show-flows": request("show.flows", service="web", list=10),
+        "show-events": request("show.events", kind="*", last=3),
+        "show-overrides": request("show.overrides"),
+        "explain": request("explain", protocol="tcp", client="127.0.0.1:4000", vip="127.0.0.100:80"),
+        "watch": request("watch", kind="audit"),
+        "drain": request("backend.admin", service="web", backend="b1", admin="drain"),
+        "drain-all": request("backend.admin", targets=["web/*"], admin="ready"),
+        "weight": request("backend.weight", service="web", backend="b2", weight=50),
+        "add-remove": request("backend.add", service="web", backend="b3", address="127.0.0.13", weight=1)
+        + request("backend.remove", targets=["web/b3"]),
+        "overrides": request("overrides.clear"),
+        "unknown": request("shwo.services"),
+    }
+    return {**requests, "no-version": '{"cmd":"show.services"}\n', "no-object": "[]\n\n{}\n", "half": '{"v":1,"cmd":"'}
+
+
 def write(folder, seeds):
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in seeds.items():
@@ -107,3 +132,4 @@ def write(folder, seeds):
 if __name__ == "__main__":
     write(CORPUS / "parse", packet_seeds())
     write(CORPUS / "config", config_seeds())
+    write(CORPUS / "protocol", protocol_seeds())
