@@ -52,19 +52,37 @@ def arguments():
 def configuration(services, backends):
     lines = ["[http]", f'listen = "{HTTP}"']
     for s in range(services):
-        lines += ["[[service]]", f'name = "service-{s}"', f'vip = "10.{s >> 8}.{s & 255}.1"', "port = 80",
+        lines += ["[[service]]", f'name = "service-{s}"', f'vip = "203.0.{s >> 8}.{s & 255}"', "port = 80",
                   'protocol = "tcp"', 'forward = "ipip"', 'health = { type = "none" }']
         for b in range(backends):
-            number = s * backends + b
             lines += ["[[service.backend]]", f'name = "backend-{b}"',
-                      f'address = "10.{200 + number // 62_500}.{number // 250 % 250}.{number % 250 + 1}"']
+                      f'address = "{address(s * backends + b)}"']
     return "\n".join(lines) + "\n"
+
+
+def make_network(backends):
+    """Every backend is a neighbour, so that each service has its lookup table."""
+    subprocess.run(["ip", "netns", "add", NETNS], check=True)
+    lines = ["link set lo up", "link add eth0 type veth peer name other", "link set other up",
+             "addr add 10.255.255.254/8 dev eth0", "link set eth0 up"]
+    lines += [f"neigh add {address(n)} lladdr 02:00:00:{n >> 16:02x}:{n >> 8 & 255:02x}:{n & 255:02x} dev eth0 nud permanent"
+              for n in range(backends)]
+    subprocess.run(["ip", "-netns", NETNS, "-batch", "-"], input="\n".join(lines), text=True, check=True)
+
+
+def address(number):
+    return f"10.{200 + number // 62_500}.{number // 250 % 250}.{number % 250 + 1}"
 
 
 def ask(build, *words):
     done = subprocess.run([build / "controlplane/sluice", "--dir", FOLDER, "--json", *words], capture_output=True, text=True,
                           check=False)
     return json.loads(done.stdout) if done.stdout.startswith("{") else {}
+
+
+def all_have_tables(build):
+    services = ask(build, "show", "services").get("services", [])
+    return bool(services) and all(s["table_checksum"] and s["backends_active"] == s["backends"] for s in services)
 
 
 def longest_wait(done):
@@ -90,7 +108,7 @@ def measure(options):
         sluiced = subprocess.Popen([*inside, *map(str, command)], stdout=log, stderr=log)
     try:
         until = time.monotonic() + 60
-        while not ask(options.build, "show", "generation"):
+        while not all_have_tables(options.build):
             if time.monotonic() > until or sluiced.poll() is not None:
                 sys.exit("error: sluiced does not answer\n" + (FOLDER / "sluiced.log").read_text()[-2000:])
             time.sleep(0.1)
@@ -113,8 +131,7 @@ def main():
     options.build = options.build.resolve()
     FOLDER.mkdir()
     try:
-        subprocess.run(["ip", "netns", "add", NETNS], check=True)
-        subprocess.run(["ip", "-netns", NETNS, "link", "set", "lo", "up"], check=True)
+        make_network(options.services * options.backends)
         result = measure(options)
     finally:
         subprocess.run(["ip", "netns", "del", NETNS], check=False)
