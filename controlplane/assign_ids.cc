@@ -55,7 +55,8 @@ FreeIds free_services(const std::vector<Service>& configured, const TablesView& 
   return free;
 }
 
-FreeIds free_backends(const std::vector<Service>& configured, const TablesView& current, uint64_t now_ns, uint32_t& quarantined) {
+FreeIds free_backends(const std::vector<Service>& configured, const TablesView& current, uint64_t now_ns,
+                      uint32_t& quarantined) {
   FreeIds free(limits::kBackendsMax);
   for_each_backend_cold(current, [&](BackendId id, const BackendCold& cold) {
     const bool in_quarantine =
@@ -82,31 +83,56 @@ NextHop next_hop_of(const BackendRecord& record) {
   return hop;
 }
 
-void restore(Backend& backend, BackendId id, const TablesView& current) {
+// What a predecessor's ramp had reached, as if it had begun that long ago.
+void restore_ramp(Backend& backend, const BackendCold& cold, Milliseconds slow_start, uint64_t now_ns) {
+  const uint32_t whole = cold.weight_override != kNoOverride ? cold.weight_override : cold.weight_configured;
+  if (slow_start.count() == 0 || cold.weight == 0 || cold.weight >= whole) return;
+  backend.ramp_permille = (cold.weight * kRampWhole + whole - 1) / whole;
+  const auto slow_start_ns = static_cast<uint64_t>(std::chrono::nanoseconds(slow_start).count());
+  const uint64_t elapsed_ns = slow_start_ns / kRampWhole * backend.ramp_permille;
+  backend.ramp_since_ns = now_ns - std::min(now_ns, elapsed_ns);
+}
+
+void restore_service(Service& service, ServiceId id, const TablesView& current) {
+  const ServiceCold& cold = current.service_cold(id);
+  service.id = id;
+  service.standing.panic = cold.panic != 0;
+  service.standing.quorum_lost = cold.quorum_lost != 0;
+}
+
+void restore(Backend& backend, BackendId id, const Service& service, const TablesView& current,
+             uint64_t now_ns) {
   const BackendCold& cold = current.backend_cold(id);
   const BackendRecord& record = current.backend(id);
   backend.id = id;
-  backend.admin = cold.admin;
+  if (cold.admin_configured == backend.config.admin) backend.admin = cold.admin;
+  backend.starts_cold = true;
   if (cold.weight_override != kNoOverride && cold.weight_configured == backend.config.weight) {
     backend.weight_override = cold.weight_override;
   }
   if (record.outer_destination() != backend.config.address) return;
   backend.health = cold.health;
+  backend.starts_cold = cold.health == Health::down || backend.admin == Admin::maint;
+  restore_ramp(backend, cold, service.config.policy.slow_start, now_ns);
   if ((record.flags & BackendRecord::kResolved) != 0) backend.next_hop = next_hop_of(record);
 }
 
-void restore_by_name(std::vector<Service>& configured, const TablesView& current) {
+void restore_by_name(std::vector<Service>& configured, const TablesView& current, uint64_t now_ns) {
   const PublishedNames published(current);
   for (Service& service : configured) {
     if (service.id == kNoService) {
       const auto known = published.services.find(service.config.name);
       if (known == published.services.end()) continue;
-      service.id = known->second;
+      restore_service(service, known->second, current);
     }
     for (Backend& backend : service.backends) {
       if (backend.id != kUnassignedBackend) continue;
       const auto known = published.backends.find(service.config.name + "/" + backend.config.name);
-      if (known != published.backends.end()) restore(backend, known->second, current);
+      if (known != published.backends.end()) {
+        restore(backend, known->second, service, current, now_ns);
+      } else {
+        backend.starts_cold = true;  // new among others
+      }
     }
   }
 }
@@ -115,7 +141,7 @@ void restore_by_name(std::vector<Service>& configured, const TablesView& current
 
 Result<Done> assign_ids(Model& model, const TablesView& current, uint64_t now_ns) {
   std::vector<Service> assigned = model.services();
-  restore_by_name(assigned, current);
+  restore_by_name(assigned, current, now_ns);
 
   uint32_t quarantined = 0;
   FreeIds services = free_services(assigned, current);

@@ -41,6 +41,12 @@ std::string check_of(const json& backend) {
   return fmt::format("{} {:.1f}ms", result, check.at("duration_us").get<double>() / 1e3);
 }
 
+// "10/100" while it ramps.
+std::string weight_of(const json& backend) {
+  const std::string weight = count_of(backend, "weight"), in_force = count_of(backend, "weight_in_force");
+  return in_force == weight ? weight : in_force + "/" + weight;
+}
+
 std::string next_hop_of(const json& hop) {
   if (!hop.at("resolved").get<bool>()) return "unresolved";
   return text_of(hop, "mac") + "@" + text_of(hop, "interface");
@@ -64,7 +70,7 @@ void add_counter_headings(std::vector<std::string>& headings, Counters counters,
 }  // namespace
 
 TextTable table_of_services(const json& response, Counters counters) {
-  std::vector<std::string> headings = {"SERVICE",  "VIP", "PROTOCOL", "FORWARD",
+  std::vector<std::string> headings = {"SERVICE",  "VIP", "PROTOCOL", "FORWARD", "STATE",
                                        "BACKENDS", "UP",  "ACTIVE",   "TABLE"};
   if (counters != Counters::none) add_counter_headings(headings, counters, {"PACKETS", "BYTES", "FLOWS"});
   TextTable table(headings);
@@ -74,6 +80,7 @@ TextTable table_of_services(const json& response, Counters counters) {
                                     vip_of(service),
                                     text_of(service, "protocol"),
                                     text_of(service, "forward"),
+                                    text_of(service, "state"),
                                     count_of(service, "backends"),
                                     count_of(service, "backends_up"),
                                     count_of(service, "backends_active"),
@@ -99,7 +106,7 @@ TextTable table_of_backends(const json& response, Counters counters) {
                                     text_of(backend, "admin"),
                                     text_of(backend, "health"),
                                     check_of(backend),
-                                    count_of(backend, "weight"),
+                                    weight_of(backend),
                                     fmt::format("{:.2f}%", backend.at("share_percent").get<double>()),
                                     next_hop_of(backend.at("next_hop")),
                                     count_of(backend, "flows_active")};
@@ -315,7 +322,10 @@ std::string format_explain(const json& response) {
                              text_of(response, "backend"), text_of(response, "address"));
   }
   const std::string reason = text_of(response, "reason");
-  return out + (verdict == "pass" ? "passed to the host: " : "dropped: ") + reason + "\n";
+  const char* ends = verdict == "pass"     ? "passed to the host: "
+                     : verdict == "answer" ? "answered: "
+                                           : "dropped: ";
+  return out + ends + reason + "\n";
 }
 
 std::string format_change(const std::string& subject, const json& response) {

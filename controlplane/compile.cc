@@ -35,7 +35,8 @@ bool by_name(const Taker& a, const Taker& b) {
 }
 
 void add_taker(std::vector<Taker>& takers, const Service& service, const Backend& backend) {
-  if (service.takes_new(backend)) takers.push_back({backend.id, backend.config.name, backend.weight()});
+  if (!service.takes_new(backend)) return;
+  takers.push_back({backend.id, backend.config.name, backend.weight_in_force()});
 }
 
 // Members of the service's lookup table, ordered by name.
@@ -66,6 +67,7 @@ class Compilation {
   void remove_services();
   void remove_backends();
   void stage_service(const Service& service);
+  void stage_service_cold(const Service& service);
   bool lookup_is_current(const Service& service, const std::vector<Taker>& takers) const;
   bool changes_lookup(const Service& service, const Backend& backend) const;
   std::vector<Taker> takers_after(const Service& service, std::span<const Backend* const> changed) const;
@@ -112,6 +114,7 @@ void Compilation::stage_changed() {
       stage_backend(service, backend);
     }
     if (lookup_changed) build_lookup(service, takers_after(service, backends));
+    stage_service_cold(service);
   }
 }
 
@@ -145,19 +148,23 @@ void Compilation::remove_backends() {
   });
 }
 
-void Compilation::stage_service(const Service& service) {
+void Compilation::stage_service_cold(const Service& service) {
   const ServiceCold& published_cold = publisher_.staged().service_cold(service.id);
   const ServiceCold cold = service_cold(service, published_cold, stats_);
   if (!same(cold, published_cold)) {
     publisher_.edit_service_cold(service.id) = cold;
     changed_ = true;
   }
+}
 
+void Compilation::stage_service(const Service& service) {
+  stage_service_cold(service);
   const ServiceRecord& published = publisher_.staged().service(service.id);
   const ServiceRecord record = service_record(service, published);
   if (same(record, published)) return;
   const auto key = [](const ServiceRecord& r) {
-    return std::tuple(r.forward != Forward::none, r.vip, r.port, r.protocol);
+    return std::tuple(r.forward != Forward::none, r.flags & ServiceRecord::kServed, r.vip, r.port,
+                      r.protocol);
   };
   if (key(record) != key(published)) vips_changed_ = true;
   publisher_.edit_service(service.id) = record;
@@ -186,7 +193,8 @@ bool Compilation::changes_lookup(const Service& service, const Backend& backend)
   const TablesView current = publisher_.current();
   const bool took_new = (current.backend(backend.id).flags & BackendRecord::kTakesNew) != 0;
   const bool takes_new = service.takes_new(backend);
-  return takes_new != took_new || (takes_new && backend.weight() != current.backend_cold(backend.id).weight);
+  return takes_new != took_new ||
+         (takes_new && backend.weight_in_force() != current.backend_cold(backend.id).weight);
 }
 
 // takers_of for a service of which only these backends changed: the others are the published members, which
@@ -255,6 +263,7 @@ void Compilation::stage_vips() {
   std::set<IpAddress> addresses;
   for (const Service& service : model_.services()) {
     const ServiceConfig& config = service.config;
+    if (!config.enabled) continue;
     vips.push_back({config.vip, config.port, config.protocol, service.id});
     if (addresses.insert(config.vip).second) vips.push_back({config.vip, 0, 0, service.id});
   }
@@ -282,6 +291,7 @@ void Compilation::stage_root() {
 }  // namespace
 
 Result<Compiled> compile(Model& model, Publisher& publisher, const StatsSegment* stats) {
+  model.settle();
   const uint64_t incarnation = publisher.header().incarnation;
   const TablesView current = publisher.current();
   const bool knows_current = current && model.base() == Model::Base{incarnation, current.generation().number};

@@ -4,10 +4,10 @@
 // or weights changed, the VIP table when a VIP changed. Deterministic: lookup tables depend on backend names
 // and weights only.
 //
-// The model notes which backends changed since it was last found in a generation (model.h), and only these are
-// looked at. When that generation is not the current one (a start, a takeover, a reload, another publisher), or
-// anything may have changed, the whole model is compared with the whole current generation. What is published
-// is the same either way.
+// The model notes which backends changed since it was last found in a generation (model.h), and only these
+// are looked at. When that generation is not the current one (a start, a takeover, a reload, another
+// publisher), or anything may have changed, the whole model is compared with the whole current generation.
+// What is published is the same either way.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,8 @@ struct Compiled {
 // Stages and commits the difference between the model and the current generation; every id in the model is
 // assigned. `stats` may be null (no data plane seen yet): it gives the counters' baseline for ids that are
 // handed out anew. Members of a table are the backends that take new flows (Service::takes_new), ordered by
-// name. On an Error (segment memory) nothing is published, and the model goes on noting what is not.
+// name. The model is settled first (Model::settle). On an Error (segment memory) nothing is published, and
+// the model goes on noting what is not.
 //
 // Cost: of the changed backends, each its records (0.6 us with the generation's root); of a service whose
 // members or their weights changed, its lookup table (1 ms, maglev.h) and a walk over its members (50 us for
@@ -38,9 +39,11 @@ struct Compiled {
 
 // Gives ids to the model's services and backends that have none. Those that the current generation has under
 // the same names get theirs back, and with it what sluiced's predecessor knew: admin state, the operator's
-// weight (unless the file's changed since), and, if the address is the same, health and next hop (its ifindex
-// is 0 until the kernel is asked again). The others get free ids, none from quarantine (src/tables.h). An
-// Error when limits::kServicesMax or kBackendsMax is used up; the model is as it was then.
+// weight (unless the file's changed since), what a service's failures had come to, and, if the
+// address is the same, health, ramp and next hop (its ifindex is 0 until the kernel is asked again). A
+// backend that was held for flapping is down for its successor, whose checks decide. The others get free ids,
+// none from quarantine (src/tables.h). An Error when limits::kServicesMax or kBackendsMax is used up; the
+// model is as it was then.
 [[nodiscard]] Result<Done> assign_ids(Model& model, const TablesView& current, uint64_t now_ns);
 
 // How long a removed backend's id is kept back: until the sweep has seen every flow, and erased those of

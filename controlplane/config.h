@@ -21,6 +21,7 @@
 
 #include "controlplane/health_config.h"
 #include "controlplane/interface_config.h"
+#include "controlplane/policy_config.h"
 #include "src/address.h"
 #include "src/size_limits.h"
 #include "src/tables.h"
@@ -31,6 +32,11 @@ struct BackendConfig {
   std::string name;   // [A-Za-z0-9._-]+, shorter than limits::kNameBytes, unique in its service
   IpAddress address;  // unicast, unique in its service, not the VIP
   uint32_t weight = limits::kWeightDefault;  // 0 .. limits::kWeightMax
+  Admin admin =
+      Admin::ready;  // `admin = "ready" | "drain" | "maint"`: an operator's lasts until this changes
+  // Written as `[service.sorry]`: takes new flows when too few others are left (controlplane/policy.h). Has
+  // no weight of its own; there is one at most.
+  bool sorry = false;
 
   bool operator==(const BackendConfig&) const = default;
 };
@@ -43,6 +49,9 @@ struct ServiceConfig {
   uint16_t port = 0;     // 0: any
   uint8_t protocol = 0;  // wire::kProtoTcp, wire::kProtoUdp
   Forward forward = Forward::none;
+  // false: no packet reaches it, its VIP is passed on like any other address. Its flows stay in the flow
+  // tables until they are idle for too long, and go on if it is enabled before; its checks go on too.
+  bool enabled = true;
   uint32_t lookup_slots = limits::kLookupSlotsDefault;  // `table_size = 65537 | 655373`
   bool initially_up = false;  // `initially = "up" | "down"`: what a backend counts as before its first check
   uint32_t idle_syn_s = limits::kIdleSynDefault;  // `idle_timeout = { syn = "30s", established = "15m",
@@ -50,6 +59,7 @@ struct ServiceConfig {
   uint32_t idle_closing_s = limits::kIdleClosingDefault;
   uint32_t idle_udp_s = limits::kIdleUdpDefault;
   HealthConfig health;
+  PolicyConfig policy;  // what becomes of it when backends fail
   std::vector<BackendConfig> backends;
 
   bool operator==(const ServiceConfig&) const = default;

@@ -38,7 +38,7 @@ json diff_keys(const Keys& from, const Keys& to) {
 }
 
 bool will_take_new(const Service& service, const Backend& backend) {
-  if (backend.admin != Admin::ready || backend.weight() == 0) return false;
+  if (backend.config.sorry || backend.admin != Admin::ready || backend.weight() == 0) return false;
   return backend.health == Health::unknown || service.counts_as_up(backend);
 }
 

@@ -69,28 +69,51 @@ void read_idle_timeout(TableReader& service, const toml::table* table, ServiceCo
 
 // ---- [[service.backend]] ----------------------------------------------------------------------------------
 
-void read_backends(TableReader& service, const std::vector<const toml::table*>& tables,
-                   ServiceConfig& config) {
+struct BackendUses {
   FirstUse<std::string> names;
   FirstUse<IpAddress> addresses;
+};
+
+// What a backend and the sorry backend have in common.
+BackendConfig read_backend(TableReader& reader, const TableReader& service, const ServiceConfig& config,
+                           BackendUses& uses) {
+  BackendConfig backend;
+  backend.name = read_name(reader, "backend", uses.names);
+  if (const auto address = read_unicast(reader, "address")) {
+    backend.address = *address;
+    if (const std::string first = uses.addresses.add(*address, reader.sink(), reader.where("address"));
+        !first.empty()) {
+      reader.sink().error(reader.where("address"),
+                          "address " + address->text() + " is used twice in " + service.what() + first);
+    } else if (*address == config.vip) {
+      reader.reject("address", "the backend's own address, not the VIP");
+    }
+  }
+  set_if(backend.admin,
+         reader.choice<Admin>("admin",
+                              {{"ready", Admin::ready}, {"drain", Admin::drain}, {"maint", Admin::maint}}));
+  return backend;
+}
+
+void read_backends(TableReader& service, const std::vector<const toml::table*>& tables, BackendUses& uses,
+                   ServiceConfig& config) {
   for (const toml::table* table : tables) {
     TableReader reader(*table, describe("backend", *table), service.sink(), &service);
-    BackendConfig backend;
-    backend.name = read_name(reader, "backend", names);
-    if (const auto address = read_unicast(reader, "address")) {
-      backend.address = *address;
-      if (const std::string first = addresses.add(*address, reader.sink(), reader.where("address"));
-          !first.empty()) {
-        reader.sink().error(reader.where("address"),
-                            "address " + address->text() + " is used twice in " + service.what() + first);
-      } else if (*address == config.vip) {
-        reader.reject("address", "the backend's own address, not the VIP");
-      }
-    }
+    BackendConfig backend = read_backend(reader, service, config, uses);
     set_if(backend.weight, reader.integer("weight", 0, limits::kWeightMax));
     reader.finish();
     config.backends.push_back(std::move(backend));
   }
+}
+
+// [service.sorry]
+void read_sorry(TableReader& service, const toml::table* table, BackendUses& uses, ServiceConfig& config) {
+  if (table == nullptr) return;
+  TableReader reader(*table, "sorry of " + service.what(), service.sink(), &service);
+  BackendConfig sorry = read_backend(reader, service, config, uses);
+  sorry.sorry = true;
+  reader.finish();
+  config.backends.push_back(std::move(sorry));
 }
 
 void check_backends(const TableReader& service, const ServiceConfig& config) {
@@ -148,6 +171,7 @@ void read_options(TableReader& reader, ServiceConfig& config) {
   set_if(config.forward,
          reader.choice<Forward>("forward", {{"l2dsr", Forward::l2dsr}, {"ipip", Forward::ipip}},
                                 Need::required));
+  set_if(config.enabled, reader.boolean("enabled"));
   set_if(config.initially_up, reader.choice<bool>("initially", {{"up", true}, {"down", false}}));
   if (const auto slots = reader.integer("table_size", INT64_MIN, INT64_MAX)) {
     if (*slots == limits::kLookupSlotsDefault || *slots == limits::kLookupSlotsLarge) {
@@ -169,6 +193,8 @@ ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const
   // All keys are asked for before the tables inside are read: those suggest them.
   const toml::table* health = reader.table("health");
   const toml::table* idle_timeout = reader.table("idle_timeout");
+  const toml::table* sorry = reader.table("sorry");
+  const PolicyTables policy = read_policy(reader, config.policy);
   const auto backends = reader.tables("backend", "[[service.backend]]");
   if (health != nullptr) {
     read_health(reader, *health, port_is_known, config);
@@ -176,11 +202,15 @@ ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const
     default_health(reader, config);
   }
   read_idle_timeout(reader, idle_timeout, config);
+  read_policy_tables(reader, policy, config.policy);
+  BackendUses uses_inside;
   if (backends) {
-    read_backends(reader, *backends, config);
+    read_backends(reader, *backends, uses_inside, config);
     check_backends(reader, config);
-    if (health != nullptr) check_source(reader, *health, config);
+    check_policy(reader, config);
   }
+  read_sorry(reader, sorry, uses_inside, config);
+  if (backends && health != nullptr) check_source(reader, *health, config);
   reader.finish();
   return config;
 }

@@ -76,6 +76,17 @@ void check_source(const TableReader& service, const toml::table& table, const Se
 // What a service without one gets; port and protocol are in `config`.
 void default_health(const TableReader& service, ServiceConfig& config);
 
+// What a service does when backends fail, first the keys that are no tables; the tables among them are
+// returned, to be read when all of the service's keys are known.
+struct PolicyTables {
+  const toml::table* quorum = nullptr;
+  const toml::table* flap = nullptr;
+};
+PolicyTables read_policy(TableReader& service, PolicyConfig& policy);
+void read_policy_tables(TableReader& service, const PolicyTables& tables, PolicyConfig& policy);
+// What must hold between these and the backends, which are all there.
+void check_policy(const TableReader& service, const ServiceConfig& config);
+
 // A value that is absent or faulty leaves the default.
 template <typename Field, typename Value>
 void set_if(Field& field, const std::optional<Value>& value) {

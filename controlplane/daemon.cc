@@ -63,8 +63,10 @@ Daemon::Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publis
       [this](const std::string& fault) {
         if (!fault.empty()) note(Event::Level::error, "state_not_saved", "health is not kept: " + fault);
       });
-  rollout_ =
-      std::make_unique<Rollout>(io, model_, publisher_, dataplane_, events_, [this] { follow_steering(); });
+  rollout_ = std::make_unique<Rollout>(io, model_, publisher_, dataplane_, events_, [this] {
+    follow_steering();
+    announce();
+  });
   checker_ = std::make_unique<HealthChecker>(
       io, options.checks_at_a_time,
       [this](BackendId id, const CheckResult& result, Health health) { on_check(id, result, health); });
@@ -261,7 +263,7 @@ Override Daemon::override_after(const BackendEdit& edit) const {
   const BackendConfig& config = model_.backend(edit.at).config;
   if (edit.admin) {
     entry.admin.reset();
-    if (*edit.admin != Admin::ready) entry.admin = edit.admin;
+    if (*edit.admin != model_.backend(edit.at).config.admin) entry.admin = edit.admin;
   }
   if (edit.weight) {
     // The weight of an added backend stands in its override alone.
@@ -357,6 +359,7 @@ void Daemon::tick() {
     neighbours_->set_ports(std::move(ports));
   }
   keep_health();
+  advance_policy(now_ns);
   // bpffs may be mounted, or the permission given, after our start.
   if (!steering_fault_.empty() && now_ns - steering_tried_ns_ >= kSteeringRetryNs) follow_steering();
   if (now_ns - vip_checks_tried_ns_ >= kVipChecksPeriodNs) follow_vip_checks();

@@ -37,6 +37,7 @@
 #include "controlplane/rollout.h"
 #include "controlplane/steer_map.h"
 #include "controlplane/vip_checks.h"
+#include "controlplane/syn_watch.h"
 #include "src/result.h"
 
 namespace sluice {
@@ -170,6 +171,10 @@ class Daemon {
   void follow_steering();
   // Every second: routes to VIPs that are checked, and what was missing for that.
   void follow_vip_checks();
+  // daemon_policy.cc
+  void advance_policy(uint64_t now_ns);
+  void announce();
+  void watch_syns();
   void tick();
   void wait_for_signals();
 
@@ -202,6 +207,8 @@ class Daemon {
   boost::asio::signal_set signals_;
   boost::asio::steady_timer tick_;
   uint64_t starts_seen_ = 0;
+  SynWatch syn_watch_;
+  uint64_t syn_watched_ns_ = 0;
   std::string dataplane_fault_seen_;
   BackendIndex index_;  // made anew by follow_model
 };

@@ -31,10 +31,14 @@ void lay_over_states(Model& model, const Overrides& overrides, uint64_t now_ns) 
       backend.weight_override.reset();
       if (entry != nullptr && entry->weight && *entry->weight != backend.config.weight)
         backend.weight_override = entry->weight;
-      const Admin admin = entry != nullptr ? entry->admin.value_or(Admin::ready) : Admin::ready;
+      const Admin admin =
+          entry != nullptr ? entry->admin.value_or(backend.config.admin) : backend.config.admin;
       if (admin == Admin::maint && backend.admin != Admin::maint) {
         backend.health = Health::unknown;
         backend.health_since_ns = now_ns;
+        backend.flaps = {};
+        backend.ramp_permille = kRampWhole;
+        backend.starts_cold = true;
       }
       backend.admin = admin;
     }
@@ -49,7 +53,7 @@ void take_states(const Model& model, Overrides& overrides) {
       const Override* known = overrides.find(key);
       Override entry = known == nullptr ? Override() : *known;
       entry.admin.reset();
-      if (backend.admin != Admin::ready) entry.admin = backend.admin;
+      if (backend.admin != backend.config.admin) entry.admin = backend.admin;
       if (!entry.address) {
         entry.weight = backend.weight_override;
         entry.weight_was.reset();
@@ -113,6 +117,7 @@ Result<Model> Daemon::model_of(const Configuration::Version& version, Overrides&
 Result<Daemon::Change> Daemon::adopt(Model next) {
   const TablesView current = publisher_.current();
   const uint64_t number_before = current ? current.generation().number : 0;
+  next.begin_ramps(monotonic_ns());
   std::swap(model_, next);
   follow_model();
   const Result<Compiled> published = rollout_->publish();

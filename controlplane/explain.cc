@@ -1,7 +1,9 @@
 #include "controlplane/explain.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -11,6 +13,7 @@
 #include "controlplane/report.h"
 #include "src/flow_key.h"
 #include "src/flow_layout.h"
+#include "src/maglev.h"
 #include "src/reason.h"
 #include "src/wire.h"
 
@@ -49,6 +52,28 @@ std::optional<FlowSeen> tracked_flow(const Daemon& daemon, uint64_t hash) {
   return seen;
 }
 
+// Whom a new flow of this hash would get if that backend were taken out: by a lookup table made for it, with
+// what that would make of the service. nullptr: nobody. Valid while `without` is.
+const Backend* choice_without(const Service& service, BackendId gone, uint64_t hash, Service& without) {
+  without = service;
+  for (Backend& backend : without.backends) {
+    if (backend.id == gone) backend.admin = Admin::maint;
+  }
+  without.standing = judge(without);
+  std::vector<const Backend*> takers;
+  for (const Backend& backend : without.backends) {
+    if (without.takes_new(backend)) takers.push_back(&backend);
+  }
+  std::sort(takers.begin(), takers.end(),
+            [](const Backend* a, const Backend* b) { return a->config.name < b->config.name; });
+  std::vector<MaglevMember> members;
+  for (const Backend* backend : takers)
+    members.push_back({backend->config.name, backend->weight_in_force()});
+  std::vector<uint16_t> table(service.config.lookup_slots);
+  if (!maglev_build(members, table)) return nullptr;
+  return takers[table[lookup_slot(hash, service.config.lookup_slots)]];
+}
+
 // Collects the answer step by step.
 class Explanation {
  public:
@@ -73,8 +98,10 @@ class Explanation {
     const uint64_t hash = hash_of(question_, tables_.generation().secret);
     out_["hash"] = fmt::format("{:016x}", hash);
     const std::optional<BackendId> kept = from_flow_table(id, hash);
+    if (resets_) return end_with_reset(*service, hash);
     const std::optional<BackendId> chosen = kept ? kept : from_lookup_table(*service, hash);
     if (!chosen) return end("drop", Reason::no_backend);
+    if_gone(*service, *chosen, hash);
     return forward_to(*service, *chosen);
   }
 
@@ -119,8 +146,10 @@ class Explanation {
     say("worker {} tracks this flow: {}, backend {}, last packet {} s ago", seen->worker, text(seen->state),
         name, seen->idle_s);
     if (record.service != service || (record.flags & BackendRecord::kAlive) == 0) {
-      say("{} has failed, is in maintenance or was removed: the flow is selected afresh",
-          name.empty() ? "it" : name);
+      const bool told = (tables_.service(service).flags & ServiceRecord::kResets) != 0;
+      resets_ = told && question_.protocol == wire::kProtoTcp;
+      say("{} has failed, is in maintenance or was removed: the flow is {}", name.empty() ? "it" : name,
+          resets_ ? "forgotten, and its client told by a reset" : "selected afresh");
       return std::nullopt;
     }
     if (seen->idle_s > idle_timeout_s(tables_.service(service), seen->state)) {
@@ -147,6 +176,35 @@ class Explanation {
     return id;
   }
 
+  // What a failure of the backend would mean for this flow.
+  void if_gone(const Service& service, BackendId id, uint64_t hash) {
+    const std::string name = tables_.backend_cold(id).name;
+    Service without;
+    const Backend* next = choice_without(service, id, hash, without);
+    const OnFailure on_failure = service.config.policy.on_failure;
+    const bool is_tracked = out_.contains("flow");
+    const bool told = is_tracked && on_failure == OnFailure::reset && question_.protocol == wire::kProtoTcp;
+    out_["if_gone"] = {{"backend", next == nullptr ? "" : next->config.name},
+                       {"reset", told},
+                       {"keeps", is_tracked && on_failure == OnFailure::keep}};
+    const std::string whom = next == nullptr ? "nobody, no other backend takes new flows" : next->config.name;
+    if (told) {
+      say("if {} were gone: a reset to the client, and its next connection to {}", name, whom);
+    } else if (is_tracked && on_failure == OnFailure::keep) {
+      say("if {} failed, this flow would stay with it; a new one would go to {}", name, whom);
+    } else {
+      say("if {} were gone: {}", name, whom);
+    }
+  }
+
+  json end_with_reset(const Service& service, uint64_t hash) {
+    out_["verdict"] = "answer";
+    out_["reason"] = "tcp_reset";
+    if (const std::optional<BackendId> next = from_lookup_table(service, hash))
+      say("its next connection goes to {}", tables_.backend_cold(*next).name);
+    return out_;
+  }
+
   json forward_to(const Service& service, BackendId id) {
     const BackendRecord& record = tables_.backend(id);
     out_["backend"] = tables_.backend_cold(id).name;
@@ -169,6 +227,7 @@ class Explanation {
   const Daemon& daemon_;
   const FlowQuestion& question_;
   const TablesView tables_;
+  bool resets_ = false;  // the flow's client is told that its backend is gone
   json out_;
 };
 

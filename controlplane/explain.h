@@ -24,8 +24,9 @@ struct FlowQuestion {
 Result<FlowQuestion> parse_flow_question(std::string_view protocol, std::string_view client,
                                          std::string_view vip);
 
-// verdict: "forward", "drop" or "pass" (to the host); reason: of src/reason.h, unless forwarded; why: the
-// steps in order, one sentence each; and the values on the way (hash, slot, backend, flow, next_hop).
+// verdict: "forward", "drop", "pass" (to the host) or "answer" (by a TCP reset: its backend is gone); reason:
+// of src/reason.h, or "tcp_reset", unless forwarded; why: the steps in order, one sentence each; the values on
+// the way (hash, slot, backend, flow, next_hop); if_gone: what would happen if the backend were.
 nlohmann::json explain(const Daemon& daemon, const FlowQuestion& question);
 
 }  // namespace sluice

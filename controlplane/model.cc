@@ -15,17 +15,22 @@ const Named* find_named(const std::vector<Named>& all, std::string_view name) {
 }
 
 // The backend `old` under its new configuration. `service` has its new configuration already.
-Backend carry_over(Backend old, const BackendConfig& config, const Service& service, bool counted_as_up) {
+Backend carry_over(Backend old, const BackendConfig& config, const Service& service, bool seemed_up) {
   if (config.weight != old.config.weight) old.weight_override.reset();
+  if (config.admin != old.config.admin) old.admin = config.admin;
   if (config.address != old.config.address) {
     Backend other_machine;
     other_machine.id = old.id;
     other_machine.admin = old.admin;
     other_machine.weight_override = old.weight_override;
+    other_machine.starts_cold = true;
     old = other_machine;
-  } else if (counted_as_up && !service.counts_as_up(old)) {
+  } else if (seemed_up && !service.seems_up(old)) {
     old.health = Health::up;
   }
+  const PolicyConfig& policy = service.config.policy;
+  if (policy.flap.count == 0) old.flaps = {};
+  if (policy.slow_start.count() == 0) old.ramp_permille = kRampWhole;
   old.config = config;
   return old;
 }
@@ -51,6 +56,8 @@ Service reconcile_service(const Service* old, const ServiceConfig& config) {
   std::unordered_map<std::string_view, const Backend*> known_backends;
   if (old != nullptr) {
     service.id = old->id;
+    service.standing = old->standing;
+    service.ramp_beat = old->ramp_beat;
     known_backends = by_name(old->backends);
   }
   for (const BackendConfig& wanted : config.backends) {
@@ -58,10 +65,11 @@ Service reconcile_service(const Service* old, const ServiceConfig& config) {
     if (known == nullptr) {
       Backend added;
       added.config = wanted;
+      added.admin = wanted.admin;
+      added.starts_cold = old != nullptr;  // all of a new service are new
       service.backends.push_back(std::move(added));
     } else {
-      const bool counted_as_up = old->counts_as_up(*known);
-      service.backends.push_back(carry_over(*known, wanted, service, counted_as_up));
+      service.backends.push_back(carry_over(*known, wanted, service, old->seems_up(*known)));
     }
   }
   return service;
@@ -84,37 +92,60 @@ Backend& Model::change(BackendPlace at) {
   return services_[at.service].backends[at.backend];
 }
 
+// To be judged again before the next generation (settle).
+Backend& Model::change_standing(BackendPlace at) {
+  if (base_ != Base{}) unsettled_.insert(at.service);
+  return change(at);
+}
+
 void Model::set_admin(BackendPlace at, Admin admin, uint64_t now_ns) {
-  Backend& backend = change(at);
+  const bool took_new = service_of(at).takes_new(this->backend(at));
+  Backend& backend = change_standing(at);
   const bool leaves_service = admin == Admin::maint && backend.admin != Admin::maint;
   backend.admin = admin;
-  if (!leaves_service) return;
+  if (!leaves_service) return may_serve(at, took_new, now_ns);
   // What was seen of it before says nothing about it from now on.
   backend.health = Health::unknown;
   backend.health_since_ns = now_ns;
   backend.check_result.clear();
   backend.check_detail.clear();
   backend.check_duration_us = 0;
+  backend.flaps = {};
+  backend.suspect = false;
+  backend.ramp_permille = kRampWhole;
+  backend.starts_cold = true;
 }
 
 void Model::set_weight(BackendPlace at, uint32_t weight) {
-  Backend& backend = change(at);
+  Backend& backend = change_standing(at);
   backend.weight_override.reset();
   if (weight != backend.config.weight) backend.weight_override = weight;
 }
 
 void Model::set_health(BackendPlace at, Health health, uint64_t now_ns) {
-  Backend& backend = change(at);
+  const Service& service = service_of(at);
+  const bool took_new = service.takes_new(this->backend(at));
+  const bool seemed_up = service.seems_up(this->backend(at));
+  Backend& backend = change_standing(at);
   backend.health = health;
   backend.health_since_ns = now_ns;
+  if (service.seems_up(backend)) return may_serve(at, took_new, now_ns);
+  backend.ramp_permille = kRampWhole;
+  backend.starts_cold = true;
+  if (!seemed_up || !note_down(backend.flaps, service.config.policy.flap, now_ns)) return;
+  held_.insert(at);
+  news_.push_back(
+      {News::Kind::flapping, service.config.name, backend.config.name, backend.flaps.held_until_ns - now_ns});
 }
 
 void Model::set_next_hop(BackendPlace at, const NextHop& hop) {
-  change(at).next_hop = hop;
+  const bool same_standing = hop.resolved == backend(at).next_hop.resolved;
+  (same_standing ? change(at) : change_standing(at)).next_hop = hop;
 }
 
 void Model::put_back(BackendPlace at, Backend before) {
-  change(at) = std::move(before);
+  change_standing(at) = std::move(before);
+  timed_known_ = false;
 }
 
 void Model::note_check(BackendPlace at, std::string result, std::string detail, uint64_t duration_us) {
@@ -124,10 +155,16 @@ void Model::note_check(BackendPlace at, std::string result, std::string detail, 
   backend.check_duration_us = duration_us;
 }
 
+void Model::note_suspect(BackendPlace at, bool suspect) {
+  services_[at.service].backends[at.backend].suspect = suspect;
+}
+
 std::vector<Service>& Model::edit_all() {
   edition_++;
   base_ = {};
   changed_.clear();
+  unsettled_.clear();
+  timed_known_ = false;
   return services_;
 }
 

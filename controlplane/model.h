@@ -8,15 +8,18 @@
 // that is not one of Model's own functions.
 #pragma once
 
+#include <algorithm>
 #include <compare>
 #include <cstdint>
 #include <optional>
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "controlplane/config.h"
+#include "controlplane/policy.h"
 #include "src/address.h"
 #include "src/tables.h"
 
@@ -52,22 +55,45 @@ struct Backend {
   std::string check_detail;  // "Connection refused", "HTTP status 503"
   uint64_t check_duration_us = 0;
   uint64_t health_since_ns = 0;  // CLOCK_MONOTONIC of the last change of health
+  Flaps flaps;
+  // Slow start. Below kRampWhole: its weight ramps up.
+  uint32_t ramp_permille = kRampWhole;
+  uint64_t ramp_since_ns = 0;
+  // It was out, or is new among others: its weight ramps when it next may serve.
+  bool starts_cold = false;
+  bool suspect = false;  // SYNs to it are repeated without progress (syn_watch.h)
 
   uint32_t weight() const { return weight_override.value_or(config.weight); }
+  bool ramps() const { return ramp_permille < kRampWhole; }
+  // What its lookup table is built with.
+  uint32_t weight_in_force() const {
+    const uint32_t whole = weight();
+    return ramps() && whole > 0 ? std::max(1u, whole * ramp_permille / kRampWhole) : whole;
+  }
 };
 
 struct Service {
   ServiceId id = kNoService;
   ServiceConfig config;
   std::vector<Backend> backends;  // in the file's order
+  Standing standing;              // as of the last Model::settle
+  uint64_t ramp_beat = 0;         // of its last ramp step
 
   // Its flows stay with it.
-  bool keeps_flows(const Backend& b) const { return b.admin != Admin::maint && counts_as_up(b); }
+  bool keeps_flows(const Backend& b) const {
+    return b.admin != Admin::maint && (counts_as_up(b) || config.policy.on_failure == OnFailure::keep);
+  }
   // New flows may go to it.
   bool takes_new(const Backend& b) const {
-    return b.admin == Admin::ready && counts_as_up(b) && b.weight() > 0 && b.next_hop.resolved;
+    return b.admin == Admin::ready && counts_as_up(b) && b.weight() > 0 && b.next_hop.resolved &&
+           b.config.sorry == standing.sorry_serves;
   }
   bool counts_as_up(const Backend& b) const {
+    return is_healthy(b) || (!b.config.sorry && (standing.panic || (standing.holds_ignored && seems_up(b))));
+  }
+  // By its own checks alone, and not kept down for flapping.
+  bool is_healthy(const Backend& b) const { return seems_up(b) && !b.flaps.held(); }
+  bool seems_up(const Backend& b) const {
     if (config.health.type == HealthConfig::Type::none) return true;
     return b.health == Health::up || (b.health == Health::unknown && config.initially_up);
   }
@@ -79,6 +105,24 @@ struct BackendPlace {
   uint32_t backend;  // position in Service::backends
 
   auto operator<=>(const BackendPlace&) const = default;
+};
+
+// What changes of backends came to, for the log and for whoever listens.
+struct News {
+  enum class Kind : uint8_t {
+    panic,
+    panic_over,
+    quorum_down,
+    quorum_up,
+    sorry,
+    sorry_over,
+    flapping,  // of a backend, as is the next
+    stable,
+  };
+  Kind kind;
+  std::string service;
+  std::string backend;   // empty: of the service
+  uint64_t hold_ns = 0;  // flapping: for how long it is kept down
 };
 
 class Model {
@@ -94,13 +138,29 @@ class Model {
   // ---- One backend changes: compile looks at this one, and builds its service's table if that differs ----
   void set_admin(BackendPlace at, Admin admin, uint64_t now_ns);  // maintenance: its health starts anew
   void set_weight(BackendPlace at, uint32_t weight);  // by an operator; the file's own weight is no override
+  // Begins and ends what follows from it: a hold for flapping, a ramp of its weight.
   void set_health(BackendPlace at, Health health, uint64_t now_ns);
   void set_next_hop(BackendPlace at, const NextHop& hop);
   // What is on its place again as it was: `before` is a copy of this very backend.
   void put_back(BackendPlace at, Backend before);
 
-  // What a check saw: no part of the tables.
+  // What a check saw, what the data plane saw: no part of the tables.
   void note_check(BackendPlace at, std::string result, std::string detail, uint64_t duration_us);
+  void note_suspect(BackendPlace at, bool suspect);
+
+  // ---- Time passes ----
+  // Ends the holds that are over, and moves the ramps of services whose beat has come, at most `ramps_max`
+  // services (a table build each); the others' turn is the next call. True: something may have changed.
+  bool advance(uint64_t now_ns, uint32_t ramps_max);
+  // After a new configuration: ramps of backends that came with it and may serve at once.
+  void begin_ramps(uint64_t now_ns);
+
+  // ---- Services ----
+  // Makes the services' standing follow their backends. compile does it first of all, so that backends that
+  // change together are judged together.
+  void settle();
+  // Since the last call, in order.
+  std::vector<News> take_news() { return std::exchange(news_, {}); }
 
   // ---- Anything may change: the next compile looks at everything ----
   // Use the reference at once; it must not be kept over a compile.
@@ -126,6 +186,16 @@ class Model {
 
  private:
   Backend& change(BackendPlace at);
+  // The same for what others of its service may depend on.
+  Backend& change_standing(BackendPlace at);
+  void may_serve(BackendPlace at, bool took_new, uint64_t now_ns);
+  void begin_ramp(BackendPlace at, bool took_new, uint64_t now_ns);
+  bool move_ramps(uint64_t now_ns, uint32_t services_max);
+  bool move_ramps_of(uint32_t service, uint64_t now_ns);
+  bool end_holds(uint64_t now_ns);
+  void find_timed();
+  void settle(uint32_t service);
+  void tell(News::Kind kind, const Service& service);
 
   std::string secret_;
   std::vector<Service> services_;
@@ -133,13 +203,20 @@ class Model {
   uint64_t overrides_edition_ = 0;
   Base base_;
   std::set<BackendPlace> changed_;  // since base_; each at most once, however often it changes
+  std::set<uint32_t> unsettled_;    // services; all of them while base_ is none
+  std::vector<News> news_;
+  // Backends that time changes: those that are held, and those that ramp. After edit_all to be found again.
+  bool timed_known_ = false;
+  std::set<BackendPlace> held_;
+  std::set<BackendPlace> ramping_;
+  uint32_t ramps_from_ = 0;  // whose turn it is when there are too many
 };
 
 // Makes the model what a newly loaded configuration says. Services and backends of the same name keep their
-// id, admin state, health and next hop, and the operator's weight unless the file's weight changed; new ones
-// start without an id (call assign_ids next), what is gone is gone. Two things follow from "nothing is lost
-// by a reload": a backend that counted as up keeps doing so under changed checks until one of them says
-// otherwise; and a backend whose address changed is another machine: its health and next hop start anew.
+// id, health and next hop, and the operator's weight and admin state unless the file's changed;
+// new ones start without an id (call assign_ids next), what is gone is gone. Two things follow from "nothing
+// is lost by a reload": a backend that counted as up keeps doing so under changed checks until one of them
+// says otherwise; and a backend whose address changed is another machine: its health and next hop start anew.
 void reconcile(Model& model, const Config& config);
 
 }  // namespace sluice

@@ -110,7 +110,7 @@ void lay_over_states(Config& config, const OverrideKey& key, const Override& ent
   const auto backend = find_named(service->backends, key.second);
   if (backend == service->backends.end()) return;
   if (entry.weight) backend->weight = *entry.weight;
-  // ADMIN
+  if (entry.admin) backend->admin = *entry.admin;
 }
 
 // What of an override still says something beside the files' own words.
@@ -235,6 +235,8 @@ void lay_over(Config& config, const Overrides& overrides, std::vector<OverrideFa
       told(key, lay_over_backend(config.services[place->second], key.second, entry));
     } else if (entry.remove) {
       removed[place->second] = true;
+    } else if (entry.enabled) {
+      config.services[place->second].enabled = *entry.enabled;
     }
   }
   size_t position = 0;

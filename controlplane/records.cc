@@ -61,6 +61,7 @@ BackendRecord backend_record(const Service& service, const Backend& backend) {
   if (service.keeps_flows(backend)) record.flags |= BackendRecord::kAlive;
   if (hop.resolved) record.flags |= BackendRecord::kResolved;
   if (service.takes_new(backend)) record.flags |= BackendRecord::kTakesNew;
+  if (!service.counts_as_up(backend)) record.flags |= BackendRecord::kFailed;
   if (service.config.forward == Forward::ipip) {
     record.outer_bytes = address.is_v4() ? sizeof(wire::Ipv4) : sizeof(wire::Ipv6);
   }
@@ -84,19 +85,25 @@ BackendCold backend_cold(const Service& service, const Backend& backend, const B
     set_base(cold, backend.id, stats);
   }
   cold.service = service.id;
-  cold.weight = backend.weight();
+  cold.weight = backend.weight_in_force();
   cold.weight_override = backend.weight_override.value_or(kNoOverride);
   cold.weight_configured = backend.config.weight;
   cold.admin = backend.admin;
-  cold.health = backend.health;
+  cold.admin_configured = backend.config.admin;
+  // Whoever takes over knows nothing of a hold.
+  cold.health = backend.flaps.held() && !service.counts_as_up(backend) ? Health::down : backend.health;
   return cold;
 }
 
 ServiceCold service_cold(const Service& service, const ServiceCold& published, const StatsSegment* stats) {
-  if (service.config.name == published.name) return published;
-  ServiceCold cold{};
-  set_name(cold.name, service.config.name);
-  set_base(cold, service.id, stats);
+  ServiceCold cold = published;
+  if (service.config.name != published.name) {
+    cold = ServiceCold{};
+    set_name(cold.name, service.config.name);
+    set_base(cold, service.id, stats);
+  }
+  cold.panic = service.standing.panic;
+  cold.quorum_lost = service.standing.quorum_lost;
   return cold;
 }
 
@@ -106,6 +113,9 @@ ServiceRecord service_record(const Service& service, const ServiceRecord& publis
   record.forward = config.forward;
   record.protocol = config.protocol;
   record.port = config.port;
+  record.flags = 0;
+  if (config.enabled) record.flags |= ServiceRecord::kServed;
+  if (config.policy.on_failure == OnFailure::reset) record.flags |= ServiceRecord::kResets;
   record.idle_s[ServiceRecord::kSyn] = config.idle_syn_s;
   record.idle_s[ServiceRecord::kEstablished] = config.idle_established_s;
   record.idle_s[ServiceRecord::kClosing] = config.idle_closing_s;

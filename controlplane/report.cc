@@ -22,6 +22,11 @@ double seconds_since(uint64_t then_ns) {
   return static_cast<double>(now_ns - std::min(now_ns, then_ns)) / 1e9;
 }
 
+double seconds_until(uint64_t then_ns) {
+  const uint64_t now_ns = monotonic_ns();
+  return static_cast<double>(then_ns - std::min(now_ns, then_ns)) / 1e9;
+}
+
 void add_service_counters(const Daemon& daemon, const Service& service, json& out) {
   const ServiceSums sums = sums_of(daemon, service);
   out["packets"] = sums.packets;
@@ -82,7 +87,11 @@ json report_backend(const Daemon& daemon, const Service& service, const Backend&
       {"health_since_s", seconds_since(backend.health_since_ns)},
       {"check", report_check(daemon, backend)},
       {"weight", backend.weight()},
+      {"weight_in_force", backend.weight_in_force()},
       {"weight_configured", backend.config.weight},
+      {"sorry", backend.config.sorry},
+      {"held_s", seconds_until(backend.flaps.held_until_ns)},
+      {"suspect", backend.suspect},
       {"slots", slots},
       {"share_percent", slots_total == 0 ? 0.0 : 100.0 * slots / slots_total},
       {"next_hop", report_next_hop(backend.next_hop)},
@@ -139,11 +148,17 @@ std::string why_no_new_flows(const Service& service, const Backend& backend) {
   if (backend.admin == Admin::drain) return "draining (admin): keeps its flows, takes no new ones";
   if (backend.admin == Admin::maint) return "in maintenance (admin)";
   if (!service.counts_as_up(backend)) {
+    if (service.seems_up(backend)) return "kept down for a while: it was flapping";
     if (backend.health == Health::unknown) return "not checked yet";
     return fmt::format("down: {} {}", backend.check_result, backend.check_detail);
   }
   if (backend.weight() == 0) return "weight 0";
   if (!backend.next_hop.resolved) return "next hop unresolved: " + backend.next_hop.why_not;
+  if (backend.config.sorry && !service.standing.sorry_serves)
+    return "stands by: takes new flows when quorum is lost or nobody else can";
+  if (!backend.config.sorry && service.standing.sorry_serves)
+    return service.standing.quorum_lost ? "quorum is lost: new flows go to the sorry backend"
+                                        : "new flows go to the sorry backend";
   return "";
 }
 
@@ -157,6 +172,17 @@ json report_next_hop(const NextHop& hop) {
           {"source", hop.source.is_set() ? hop.source.text() : ""},
           {"mtu_bytes", hop.mtu_bytes},
           {"why_not", hop.why_not}};
+}
+
+// The one word for who serves.
+const char* state_of(const Service& service) {
+  if (!service.config.enabled) return "disabled";
+  if (service.standing.sorry_serves) return "sorry";
+  if (service.standing.panic) return "panic";
+  if (service.standing.quorum_lost) return "no-quorum";
+  const bool any = std::any_of(service.backends.begin(), service.backends.end(),
+                               [&](const Backend& backend) { return service.takes_new(backend); });
+  return any ? "serving" : "down";
 }
 
 json report_services(const Daemon& daemon) {
@@ -175,6 +201,8 @@ json report_services(const Daemon& daemon) {
         {"port", config.port},
         {"protocol", protocol_text(config.protocol)},
         {"forward", text(config.forward)},
+        {"enabled", config.enabled},
+        {"state", state_of(service)},
         {"backends", service.backends.size()},
         {"backends_up", count([&](const Backend& b) { return service.counts_as_up(b); })},
         {"backends_active", count([&](const Backend& b) { return service.takes_new(b); })},

@@ -39,6 +39,9 @@ ProcessMemory process_memory();
 // Of the tables of all services: names and lookup tables, whatever their order in the configuration.
 uint64_t tables_checksum(const Daemon& daemon);
 
+// "serving", "panic", "sorry", "no-quorum" (and serving all the same), "down" (nobody takes new flows),
+// "disabled".
+const char* state_of(const Service& service);
 // Why this backend takes no new flows; empty when it does.
 std::string why_no_new_flows(const Service& service, const Backend& backend);
 nlohmann::json report_next_hop(const NextHop& hop);

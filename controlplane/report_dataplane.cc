@@ -109,7 +109,8 @@ json report_worker(const WorkerStats& worker, uint32_t number, uint64_t tables_i
             {"evicted", worker.flows.evicted.get()},
             {"untracked", worker.flows.untracked.get()},
             {"reselected", worker.flows.reselected.get()},
-            {"reused", worker.flows.reused.get()}}}};
+            {"reused", worker.flows.reused.get()},
+            {"reset", worker.flows.reset.get()}}}};
 }
 
 }  // namespace

@@ -47,6 +47,7 @@ KeySet wanted_keys(std::span<const Service> services) {
   KeySet keys;
   for (const Service& service : services) {
     const ServiceConfig& config = service.config;
+    if (!config.enabled) continue;
     keys.insert(key_of(config.vip, config.port, config.protocol));
     keys.insert(key_of(config.vip, 0, 0));
   }

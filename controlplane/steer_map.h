@@ -35,7 +35,7 @@ class SteerMap {
   const std::string& path() const { return path_; }
   size_t keys() const { return keys_; }  // as of the last sync
 
-  // Makes the content equal to the services' VIPs. O(keys) system calls.
+  // Makes the content equal to the VIPs of the services that are enabled. O(keys) system calls.
   [[nodiscard]] Result<Done> sync(std::span<const Service> services);
 
  private:

@@ -18,7 +18,7 @@ namespace sluice {
 
 enum class Verdict : uint8_t {
   forward,  // to `backend`, out of `out_port`
-  answer,   // turned into an ICMP answer, out of `out_port`
+  answer,   // turned into an answer to its sender, out of `out_port`
   refused,  // for `reason`: passed or dropped
 };
 
@@ -29,6 +29,7 @@ enum class FlowHow : uint8_t {
   reselected,  // tracked, but its backend is gone: selected afresh
   reused,      // a SYN on a closing flow: selected afresh
   untracked,   // new, and no place in the table: by the lookup table alone
+  reset,       // tracked, but its backend is gone: forgotten, and the client told so
 };
 
 // One cache line.
@@ -41,7 +42,7 @@ struct alignas(64) Packet {
   uint16_t in_port;
 
   // parse
-  Verdict verdict;  // forward until a stage says otherwise; refused ends a packet's way
+  Verdict verdict;  // forward until a stage says otherwise, which ends the packet's way
   Reason reason;    // when refused
   Family family;
   uint8_t protocol;   // wire::kProtoTcp or kProtoUdp
@@ -88,11 +89,11 @@ struct Batch {
     return packet;
   }
 
-  // Runs `step` over the packets that no stage has refused yet, in order.
+  // Runs `step` over the packets that no stage has refused or answered yet, in order.
   template <typename Step>
   void each_live(Step&& step) {
     for (Packet *packet = packets, *end = packets + count; packet < end; packet++) {
-      if (packet->verdict != Verdict::refused) [[likely]]
+      if (packet->verdict == Verdict::forward) [[likely]]
         step(*packet);
     }
   }

@@ -1,6 +1,7 @@
 #include "dataplane/replay.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 
 #include "controlplane/compile.h"
@@ -58,6 +59,8 @@ const char* text(FlowHow how) {
       return "port reused, selected afresh";
     case FlowHow::untracked:
       return "not tracked: table full";
+    case FlowHow::reset:
+      return "backend gone, client told";
   }
   return "";
 }
@@ -86,8 +89,36 @@ Result<std::unique_ptr<Replay>> Replay::make(const Config& config, const ReplayN
   return std::unique_ptr<Replay>(new Replay(std::move(publisher), std::move(model)));
 }
 
+Result<sluice::Done> Replay::fail_before(uint64_t number, const std::string& service,
+                                         const std::string& backend) {
+  for (uint32_t s = 0; s < model_.services().size(); s++) {
+    const Service& found = model_.services()[s];
+    if (found.config.name != service) continue;
+    if (found.config.health.type == HealthConfig::Type::none)
+      return Error{"service '" + service + "' has no health checks: its backends cannot fail", ""};
+    for (uint32_t b = 0; b < found.backends.size(); b++) {
+      if (found.backends[b].config.name != backend) continue;
+      failures_.emplace(number, BackendPlace{s, b});
+      return sluice::Done{};
+    }
+  }
+  return Error{"the configuration has no backend '" + service + "/" + backend + "'", ""};
+}
+
+void Replay::let_fail(const Done& done) {
+  flush(done);
+  for (auto due = failures_.begin(); due != failures_.end() && due->first <= count_ + 1;
+       due = failures_.erase(due)) {
+    model_.set_health(due->second, Health::down, uint64_t{now_s_} * 1'000'000'000);
+  }
+  const Result<Compiled> compiled = compile(model_, publisher_, nullptr);
+  assert(compiled);  // an equal generation fitted
+  publisher_.reclaim(compiled->generation);
+}
+
 void Replay::add(uint64_t time_us, const uint8_t* data, uint32_t captured_bytes, uint32_t bytes,
                  const Done& done) {
+  if (!failures_.empty() && failures_.begin()->first <= count_ + 1) let_fail(done);
   const bool same_second = pending_.empty() || pending_.back().time_us / 1'000'000 == time_us / 1'000'000;
   if (batch_.count == limits::kBatchMax || !same_second) flush(done);
 
@@ -132,7 +163,10 @@ std::string Replay::verdict_text(const Packet& packet) const {
   const TablesView tables = publisher_.current();
   const BackendCold& cold = tables.backend_cold(packet.backend);
   const std::string where = std::string(tables.service_cold(packet.service).name) + "/" + cold.name;
-  if (packet.verdict == Verdict::answer) return "answer packet_too_big: does not fit on the way to " + where;
+  if (packet.verdict == Verdict::answer) {
+    return packet.how == FlowHow::reset ? "answer tcp_reset: its backend " + where + " is gone"
+                                        : "answer packet_too_big: does not fit on the way to " + where;
+  }
   std::string address;
   for (const Service& service : model_.services()) {
     for (const Backend& backend : service.backends) {

@@ -1,11 +1,13 @@
 // The packet path over a capture file: what a configuration would do to those packets. No EAL, no root.
 //
 // The very stages and batches of a worker; time is the capture's. Every backend counts as up and its next hop
-// as known (ReplayNetwork). One Replay reads one capture, in order, and keeps its flow table over all of it.
+// as known (ReplayNetwork), until told otherwise. One Replay reads one capture, in order, and keeps its flow
+// table over all of it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -45,6 +47,10 @@ class Replay {
   };
   using Done = std::function<void(const Frame&)>;
   void add(uint64_t time_us, const uint8_t* data, uint32_t captured_bytes, uint32_t bytes, const Done& done);
+  // Before the frame of this number, its checks find that the backend failed. An Error: there is no such
+  // backend, or its service has no checks. Before the first add().
+  [[nodiscard]] Result<sluice::Done> fail_before(uint64_t number, const std::string& service,
+                                                 const std::string& backend);
   void go_on_to(uint32_t second);
   void flush(const Done& done);
 
@@ -62,6 +68,8 @@ class Replay {
     std::vector<uint8_t> buffer;
   };
 
+  void let_fail(const Done& done);
+
   Publisher publisher_;
   Model model_;
   Segment stats_memory_;
@@ -73,6 +81,7 @@ class Replay {
   std::vector<Pending> pending_;  // of the batch, by position
   uint32_t now_s_ = 0;            // of the capture, never going back
   uint64_t count_ = 0;
+  std::multimap<uint64_t, BackendPlace> failures_;  // to come, by the frame before which they do
 };
 
 }  // namespace sluice

@@ -8,11 +8,14 @@
 #include <pcap/pcap.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -28,6 +31,11 @@ struct Arguments {
   std::string output;
   std::string json;
   bool explain = false;
+  struct Failure {
+    std::string service, backend;
+    uint64_t number;
+  };
+  std::vector<Failure> failures;
   ReplayNetwork network;
 };
 
@@ -47,6 +55,17 @@ CLI::Validator ip_address(Family family) {
           "ADDRESS"};
 }
 
+// SERVICE/BACKEND@NUMBER
+std::optional<Arguments::Failure> parse_failure(const std::string& text) {
+  const size_t slash = text.find('/'), at = text.rfind('@');
+  if (slash == std::string::npos || at == std::string::npos || at < slash) return std::nullopt;
+  Arguments::Failure failure{text.substr(0, slash), text.substr(slash + 1, at - slash - 1), 0};
+  const char* end = text.data() + text.size();
+  const auto [read, fault] = std::from_chars(text.data() + at + 1, end, failure.number);
+  if (fault != std::errc() || read != end || failure.number == 0) return std::nullopt;
+  return failure;
+}
+
 Arguments parse_arguments(int argc, char** argv) {
   Arguments arguments;
   std::string smac = "02:00:00:00:00:01", dmac = "02:00:00:00:00:02";
@@ -60,6 +79,12 @@ Arguments parse_arguments(int argc, char** argv) {
   app.add_option("OUT", arguments.output, "capture to write: what would have been sent")->required();
   app.add_flag("--explain", arguments.explain, "a line for each packet, with its verdict");
   app.add_option("--json", arguments.json, "write the counters to this file")->type_name("FILE");
+  std::vector<std::string> failures;
+  app.add_option("--fail", failures, "this backend fails before packet N (from 1)")
+      ->type_name("SERVICE/BACKEND@N")
+      ->check([](const std::string& text) {
+        return parse_failure(text) ? "" : "'" + text + "' is not SERVICE/BACKEND@N";
+      });
   app.add_option("--smac", smac, "MAC address of the balancer's port")
       ->check(mac_address())
       ->capture_default_str();
@@ -79,6 +104,8 @@ Arguments parse_arguments(int argc, char** argv) {
     const int status = app.exit(error);
     std::exit(status == 0 ? 0 : 2);
   }
+  for (const std::string& failure : failures)
+    arguments.failures.push_back(*parse_failure(failure));
   arguments.network.source_mac = *MacAddress::parse(smac);
   arguments.network.destination_mac = *MacAddress::parse(dmac);
   arguments.network.tunnel_source4 = *IpAddress::parse(source4);
@@ -178,6 +205,10 @@ int run(const Arguments& arguments) {
   if (!loaded.config) return print_faults(loaded);
   Result<std::unique_ptr<Replay>> replay = Replay::make(*loaded.config, arguments.network);
   if (!replay) return fail(replay.error().text());
+  for (const auto& [service, backend, number] : arguments.failures) {
+    const Result<Done> known = (*replay)->fail_before(number, service, backend);
+    if (!known) return fail(known.error().text());
+  }
 
   char error[PCAP_ERRBUF_SIZE];
   const std::unique_ptr<pcap_t, PcapClose> input(pcap_open_offline(arguments.input.c_str(), error));

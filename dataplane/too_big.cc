@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dataplane/answer.h"
 #include "src/checksum.h"
 #include "src/wire.h"
 
@@ -12,18 +13,6 @@ namespace {
 constexpr uint32_t kEthernetBytes = sizeof(wire::Ethernet);
 constexpr uint32_t kAnswerBytesMax4 = 576;
 constexpr uint32_t kAnswerBytesMax6 = 1280;
-constexpr uint8_t kAnswerTtl = 64;
-
-bool is_one_host(const wire::Ipv4& ip) {
-  const uint32_t source = net32(ip.source);
-  return source >> 24 != 0 && source >> 24 != 127 && source < 0xe0000000;
-}
-
-bool is_one_host(const wire::Ipv6& ip) {
-  static constexpr uint8_t unspecified_or_loopback[15] = {};
-  return ip.source[0] != 0xff &&
-         (std::memcmp(ip.source, unspecified_or_loopback, 15) != 0 || ip.source[15] > 1);
-}
 
 // Moves the start of the packet to make room for `header_bytes` in front of the quoted IP packet, and writes
 // the Ethernet header back to where the packet came from.
@@ -90,17 +79,15 @@ void answer6(Packet& packet, uint32_t fits_bytes) {
 }  // namespace
 
 bool may_answer_too_big(const Packet& packet) {
-  if ((packet.data[6] & 1) != 0) return false;  // nobody's source MAC
+  if (!is_from_one_to_one(packet)) return false;
   const uint8_t* ip = packet.data + kEthernetBytes;
-  if ((packet.data[0] & 1) != 0) return false;  // to many stations, each of which would answer
   // An answer quotes at most the first kAnswerBytesMax6 bytes; all of them must be in one piece.
   if (packet.contiguous_bytes < kEthernetBytes + std::min(packet.ip_bytes, kAnswerBytesMax6)) return false;
   if (packet.family == Family::v6) {
-    return is_one_host(*reinterpret_cast<const wire::Ipv6*>(ip)) &&
-           packet.headroom_bytes >= sizeof(wire::Ipv6) + sizeof(wire::Icmp);
+    return packet.headroom_bytes >= sizeof(wire::Ipv6) + sizeof(wire::Icmp);
   }
   const auto& header = *reinterpret_cast<const wire::Ipv4*>(ip);
-  return (header.flags_fragment & net16(wire::kIpv4Df)) != 0 && is_one_host(header) &&
+  return (header.flags_fragment & net16(wire::kIpv4Df)) != 0 &&
          packet.headroom_bytes >= sizeof(wire::Ipv4) + sizeof(wire::Icmp);
 }
 

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstring>
 
+#include "dataplane/reset.h"
 #include "src/wire.h"
 
 namespace sluice {
@@ -110,8 +111,9 @@ inline Tracker::Found Tracker::look(const Packet& packet, FlowTable::Place place
   // stray: it selects afresh only if the backend may not have new ones (the server's RST, which we do not
   // see, ended the old).
   const bool refuses_new = (backend.flags & BackendRecord::kTakesNew) == 0;
-  found.reused =
-      (signal == syn) & ((found.state == FlowState::closing) | (!is_unconfirmed(found.state) & refuses_new));
+  const bool failed = (backend.flags & BackendRecord::kFailed) != 0;
+  found.reused = (signal == syn) & ((found.state == FlowState::closing) | failed |
+                                    (!is_unconfirmed(found.state) & refuses_new));
   found.expired = place.idle_s(now_s) > idle_timeout_s(service, found.state);
   return found;
 }
@@ -130,6 +132,8 @@ void Tracker::count_new(const Packet& packet) {
   packet.backend = place.backend();
   packet.record = found.record;
   packet.how = FlowHow::hit;
+  if (found.state == FlowState::syn && signal_of(packet) == syn)
+    stats_.syns_repeated[index(packet.backend)].add(1);
   // Its timeout may be a shorter one now.
   if (found.next != found.state)
     flows_.expect(place, now_s, idle_timeout_s(tables.service(packet.service), found.next));
@@ -140,6 +144,7 @@ void Tracker::count_new(const Packet& packet) {
 [[gnu::noinline]] void Tracker::restart(Packet& packet, FlowTable::Place place, const Found& found,
                                         const TablesView& tables, uint32_t now_s, Sums& sums) {
   const BackendId tracked = place.backend();
+  if (!found.keeps && reset(packet, place, tables, sums)) return;
   if (!select(packet, tables)) return;
   stats_.backends[index(tracked)].flows_active.subtract(1);
   stats_.backends[index(packet.backend)].flows_active.add(1);
@@ -159,6 +164,26 @@ void Tracker::count_new(const Packet& packet) {
   place.set_backend(packet.backend);
   place.touch(first, now_s);
   flows_.expect(place, now_s, idle_timeout_s(tables.service(packet.service), first));
+}
+
+// A flow whose backend is gone: forgotten, and the client told so. False: that is not to be; nothing was
+// done.
+bool Tracker::reset(Packet& packet, FlowTable::Place place, const TablesView& tables, Sums& sums) {
+  if ((tables.service(packet.service).flags & ServiceRecord::kResets) == 0) return false;
+  // Another service's flow of the same hash is not the client's.
+  const BackendRecord& backend = tables.backend(place.backend());
+  const bool is_removed = (backend.flags & BackendRecord::kConfigured) == 0;
+  if (!(is_removed || backend.service == packet.service) || !may_answer_reset(packet)) return false;
+  packet.backend = place.backend();
+  packet.how = FlowHow::reset;
+  packet.verdict = Verdict::answer;
+  packet.out_port = packet.in_port;
+  answer_reset(packet);
+  stats_.backends[index(packet.backend)].flows_active.subtract(1);
+  sums.active--;
+  sums.reset++;
+  flows_.erase(place);
+  return true;
 }
 
 // A new flow. `at_home`: only if its home bucket has a place; false: it has none, nothing was done.
@@ -207,6 +232,7 @@ void Tracker::add(const Sums& sums) {
   flows.untracked.add(sums.untracked);
   flows.reselected.add(sums.reselected);
   flows.reused.add(sums.reused);
+  flows.reset.add(sums.reset);
 }
 
 // What nearly all packets find, prepared once for all packets of a service: a confirmed flow of one state,

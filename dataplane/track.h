@@ -7,6 +7,10 @@
 // began before we saw it, or was forgotten) is selected by the lookup table, as every other balancer would,
 // and tracked as unconfirmed. UDP: the second datagram confirms.
 //
+// A flow whose backend is gone is selected afresh; where the service says so, a TCP one is forgotten instead,
+// and its packet becomes a reset to the client (reset.h). A backend that failed and keeps its flows all the
+// same has none opened on it: a SYN selects afresh.
+//
 // Two passes over a batch. First the packets whose flow is in its home bucket, which nearly all are; nothing
 // moves in the table meanwhile. Then, in order, what that left open: by now the lines that it needs are under
 // way. A flow's packets stay in order, as all of one flow are found in the first pass or none is.
@@ -43,8 +47,9 @@ class Tracker {
     uint32_t untracked = 0;
     uint32_t reselected = 0;
     uint32_t reused = 0;
+    uint32_t reset = 0;
     int32_t active = 0;
-    bool any() const { return (inserted | expired | evicted | untracked | reselected | reused) != 0; }
+    bool any() const { return (inserted | expired | evicted | untracked | reselected | reused | reset) != 0; }
   };
 
   struct Found;
@@ -60,6 +65,7 @@ class Tracker {
   void follow(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s, Sums& sums);
   void restart(Packet& packet, FlowTable::Place place, const Found& found, const TablesView& tables,
                uint32_t now_s, Sums& sums);
+  bool reset(Packet& packet, FlowTable::Place place, const TablesView& tables, Sums& sums);
   template <bool at_home>
   bool create(Packet& packet, const TablesView& tables, uint32_t now_s, Sums& sums);
   void count_new(const Packet& packet);

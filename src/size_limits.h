@@ -89,6 +89,12 @@ inline constexpr uint32_t kCheckRiseFallMax = 1'000;
 
 // Seconds that a configuration may wait to be confirmed: longer than a day is no trial.
 inline constexpr uint32_t kConfirmMaxS = 86'400;
+// Slow start: a ramp has ten steps (controlplane/policy.h), each at least one tick of sluiced (100 ms) long.
+inline constexpr uint32_t kSlowStartMinMs = 1'000;
+inline constexpr uint32_t kSlowStartMaxMs = 86'400'000;
+// Flap damping: how many failures are remembered of a backend, and its longest time.
+inline constexpr uint32_t kFlapCountMax = 20;
+inline constexpr uint32_t kFlapTimeMaxMs = 86'400'000;
 
 static_assert(kBackendsPerServiceMax < kNoBackend);
 static_assert(kIdleTimeoutShortMax + kSweepPeriodMax < (1u << 13));

@@ -55,7 +55,7 @@ static_assert(sizeof(ServiceCounters) == 64);
 struct PacketCounters {
   Counter received;
   Counter forwarded;
-  Counter answered;  // "packet too big" sent instead
+  Counter answered;  // "packet too big" or a TCP reset sent instead
   Counter by_reason[kReasonCount];
 };
 
@@ -67,6 +67,7 @@ struct FlowCounters {
   Counter untracked;   // packets of new flows without a place: forwarded by the lookup table alone
   Counter reselected;  // its backend was gone: selected afresh
   Counter reused;      // a SYN on a closing flow: selected afresh
+  Counter reset;       // its backend was gone: forgotten, and the client told by a TCP reset
 };
 
 struct alignas(64) WorkerStats {
@@ -93,6 +94,9 @@ struct alignas(64) WorkerStats {
   alignas(64) FlowCounters flows;
   ServiceCounters services[limits::kServicesMax];  // by ServiceId
   BackendCounters backends[limits::kBackendsMax];  // by BackendId
+  // By BackendId: SYNs that came again for a flow that has seen nothing but SYNs. A backend that does not answer
+  // makes these. Apart from BackendCounters, whose line each packet touches.
+  Counter syns_repeated[limits::kBackendsMax];
 };
 static_assert(offsetof(WorkerStats, cpu) == 64 && offsetof(WorkerStats, packets) == 128);
 
@@ -151,7 +155,8 @@ inline constexpr SegmentKind kStatsSegment = {
                  offsetof(StatsHeader, flows_page_bytes), sizeof(PortInfo), offsetof(PortInfo, mac),
                  offsetof(StatsHeader, port_counters), sizeof(WorkerStats), offsetof(WorkerStats, sequence),
                  offsetof(WorkerStats, packets), offsetof(WorkerStats, flows),
-                 offsetof(WorkerStats, services), offsetof(WorkerStats, backends), sizeof(ServiceCounters),
+                 offsetof(WorkerStats, services), offsetof(WorkerStats, backends),
+                 offsetof(WorkerStats, syns_repeated), sizeof(ServiceCounters),
                  sizeof(BackendCounters), kReasonCount, sizeof(FlowCounters)})};
 
 // A copy of one worker's packet counters, of one instant. Only a worker killed or preempted in the middle of

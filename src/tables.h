@@ -73,7 +73,10 @@ struct alignas(64) ServiceRecord {
   // src/flow_layout.h): established up to limits::kIdleTimeoutMax, the others up to kIdleTimeoutShortMax.
   static constexpr uint32_t kSyn = 0, kEstablished = 1, kClosing = 2, kUdp = 3;
   uint32_t idle_s[4];
-  uint8_t reserved[4];  // records are compared as bytes: no padding
+  uint8_t flags;
+  uint8_t reserved[3];                   // records are compared as bytes: no padding
+  static constexpr uint8_t kServed = 1;  // enabled: the VIP table has it
+  static constexpr uint8_t kResets = 2;  // the client of a TCP flow whose backend is gone is told by a reset
   IpAddress vip;
   uint64_t lookup_checksum;  // maglev_checksum: equal on every balancer with the same members
 };
@@ -87,6 +90,8 @@ struct alignas(64) BackendRecord {
   static constexpr uint8_t kResolved = 2;    // next hop known: the MAC addresses and port hold
   static constexpr uint8_t kConfigured = 4;  // always set while the backend is configured, whatever its state
   static constexpr uint8_t kTakesNew = 8;    // it has slots in the service's lookup table
+  // It counts as failed. With kAlive: its flows stay with it all the same, but none is opened on it.
+  static constexpr uint8_t kFailed = 16;
   static constexpr uint32_t kMacsBytes = 12;
   static constexpr uint32_t kEthernetBytes = 14;
   uint8_t flags;        // 0 for an id that is not in use
@@ -127,11 +132,12 @@ static_assert(sizeof(BackendRecord) == 64 && offsetof(BackendRecord, header) == 
 struct alignas(64) BackendCold {
   char name[limits::kNameBytes];
   ServiceId service;
-  uint32_t weight;           // in force
+  uint32_t weight;           // in force: less than configured or set while it ramps
   uint32_t weight_override;  // set by an operator at run time; kNoOverride: the file's weight is in force
   Admin admin;
   Health health;
-  uint8_t reserved[2];
+  Admin admin_configured;  // the file's: as with weight_configured
+  uint8_t reserved;
   uint64_t removed_ns;  // CLOCK_MONOTONIC
   // What the id's counters stood at when this backend got it: counters only grow, whoever they belong to.
   uint64_t base_packets;
@@ -148,15 +154,18 @@ struct alignas(64) ServiceCold {
   uint64_t base_packets;
   uint64_t base_bytes;
   uint64_t base_flows;
-  uint8_t reserved[40];
+  uint8_t panic;  // 0 or 1: what its failures have come to (controlplane/policy.h)
+  uint8_t quorum_lost;
+  uint8_t reserved[38];
 };
 static_assert(sizeof(ServiceCold) == 128);
 
 // ---- VIP table
 // --------------------------------------------------------------------------------------------------------
 
-// Besides an entry for each service, one with protocol 0 and port 0 for each VIP: "this address is a VIP".
-// Open addressing, linear probing, at most half full, a power of two in size. An unused entry ends a probe.
+// Besides an entry for each service that is enabled, one with protocol 0 and port 0 for each VIP: "this
+// address is a VIP". Open addressing, linear probing, at most half full, a power of two in size. An unused
+// entry ends a probe.
 struct alignas(32) VipEntry {
   IpAddress vip;
   uint16_t port;  // network order; 0: any port
@@ -172,8 +181,8 @@ inline uint32_t vip_hash(const IpAddress& vip, uint16_t port_network_order, uint
   std::memcpy(&high, vip.bytes.data(), 8);
   std::memcpy(&low, vip.bytes.data() + 8, 8);
   uint64_t mixed = (high ^ (uint64_t{port_network_order} << 16 | protocol)) * 0x9e3779b97f4a7c15ULL ^ low;
-  // The last bytes of an address, in which VIPs differ, are the top bits here: without this they would not reach
-  // the low bits of the product.
+  // The last bytes of an address, in which VIPs differ, are the top bits here: without this they would not
+  // reach the low bits of the product.
   mixed ^= mixed >> 32;
   return static_cast<uint32_t>((mixed * 0xd6e8feb86659fd93ULL) >> 32);
 }
@@ -269,6 +278,7 @@ inline constexpr SegmentKind kTablesSegment = {"tables", "sluiced", 0x73656c6261
                                                             offsetof(ServiceRecord, lookup),
                                                             offsetof(ServiceRecord, members),
                                                             offsetof(ServiceRecord, idle_s),
+                                                            offsetof(ServiceRecord, flags),
                                                             offsetof(ServiceRecord, vip),
                                                             sizeof(BackendRecord),
                                                             offsetof(BackendRecord, outer_bytes),
@@ -277,8 +287,10 @@ inline constexpr SegmentKind kTablesSegment = {"tables", "sluiced", 0x73656c6261
                                                             offsetof(BackendRecord, header),
                                                             sizeof(BackendCold),
                                                             offsetof(BackendCold, service),
+                                                            offsetof(BackendCold, admin_configured),
                                                             offsetof(BackendCold, removed_ns),
                                                             sizeof(ServiceCold),
+                                                            offsetof(ServiceCold, panic),
                                                             sizeof(VipEntry),
                                                             offsetof(VipEntry, port),
                                                             offsetof(VipEntry, service),

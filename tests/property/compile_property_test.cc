@@ -29,6 +29,10 @@ struct Met {
   uint64_t tables_built_incrementally = 0;
   uint64_t refused = 0;
   uint64_t reloads_taken_back = 0;
+  uint64_t panics = 0;
+  uint64_t sorries = 0;
+  uint64_t holds = 0;
+  uint64_t ramp_steps = 0;
 } met;
 
 struct Step {
@@ -41,6 +45,13 @@ struct Step {
 ServiceConfig service_config(uint32_t number) {
   ServiceConfig config = models::service_config("s" + std::to_string(number), number, 3);
   config.lookup_slots = 251;  // any prime does
+  if (number % 2 == 0) {
+    config.policy.slow_start = Milliseconds(4'000);
+    config.policy.flap.count = 2;
+    config.backends.push_back({"sorry", models::v4(0x0afe0000 + number), 100, Admin::ready, true});
+  } else {
+    config.policy.min_healthy = {2, false};
+  }
   return config;
 }
 
@@ -83,9 +94,9 @@ class World {
       case 1:
         return model_.set_weight(place(step), 50 * (step.value % 4));
       case 2:
-        return model_.set_admin(place(step), static_cast<Admin>(step.value % 3), 1);
+        return model_.set_admin(place(step), static_cast<Admin>(step.value % 3), now_ns_);
       case 3:
-        return model_.set_health(place(step), static_cast<Health>(step.value % 3), 1);
+        return model_.set_health(place(step), static_cast<Health>(step.value % 3), now_ns_);
       case 4:
         return model_.set_next_hop(place(step), hop(step.value));
       case 5:
@@ -103,6 +114,10 @@ class World {
         return interfere(step);
       case 12:
         return acknowledge();
+      case 13:
+        return flap(step);
+      case 14:
+        return let_time_pass(step.value);
       default:
         return publish();
     }
@@ -124,6 +139,11 @@ class World {
     if (incremental) {
       met.incremental++;
       met.tables_built_incrementally += done->tables_built;
+    }
+    for (const News& news : model_.take_news()) {
+      met.panics += news.kind == News::Kind::panic ? 1 : 0;
+      met.sorries += news.kind == News::Kind::sorry ? 1 : 0;
+      met.holds += news.kind == News::Kind::flapping ? 1 : 0;
     }
     expect_whole();
   }
@@ -158,9 +178,53 @@ class World {
     const BackendPlace at = place(step);
     const Backend before = model_.backend(at);
     model_.set_weight(at, step.value % 200);
-    model_.set_admin(at, Admin::maint, 1);
+    model_.set_admin(at, Admin::maint, now_ns_);
     if (step.value % 2 == 0) publish();
     model_.put_back(at, before);
+  }
+
+  void flap(const Step& step) {
+    for (uint32_t i = 0; i < step.value % 4; i++) {
+      model_.set_health(place(step), Health::down, now_ns_);
+      model_.set_health(place(step), Health::up, now_ns_);
+    }
+  }
+
+  void let_time_pass(uint32_t value) {
+    now_ns_ += uint64_t{value} * 10'000'000;
+    const bool changed = model_.advance(now_ns_, 1 + value % 2);
+    for (const Service& service : model_.services()) {
+      for (const Backend& backend : service.backends)
+        met.ramp_steps += changed && backend.ramps() ? 1 : 0;
+    }
+  }
+
+  void edit_policy(const Step& step, ServiceConfig& service) {
+    PolicyConfig& policy = service.policy;
+    const uint32_t value = step.backend;
+    switch (step.value / 9 % 7) {
+      case 0:
+        policy.min_healthy = {value % 4, false};
+        return;
+      case 1:
+        policy.quorum = {{1 + value % 3, false}, value % 2 == 0, false, value % 2};
+        return;
+      case 2:
+        policy.on_failure = static_cast<OnFailure>(value % 3);
+        return;
+      case 3:
+        policy.flap.count = value % 3;
+        return;
+      case 4:
+        policy.slow_start = Milliseconds(1'000 * (value % 3));
+        return;
+      case 5:
+        service.enabled = !service.enabled;
+        return;
+      default:
+        service.backends.front().admin = static_cast<Admin>(value % 3);
+        return;
+    }
   }
 
   void edit_file(const Step& step) {
@@ -168,7 +232,9 @@ class World {
     ServiceConfig& service = services[step.service % services.size()];
     std::vector<BackendConfig>& backends = service.backends;
     const size_t which = step.backend % backends.size();
-    switch (step.value % 8) {
+    switch (step.value % 9) {
+      case 8:
+        return edit_policy(step, service);
       case 0:
         if (services.size() < kServicesMost) services.push_back(service_config(10 + next_name_++));
         return;
@@ -209,6 +275,7 @@ class World {
     Model next = model_;
     reconcile(next, config_);
     models::assign(next, publisher_);
+    next.begin_ramps(now_ns_);
     std::swap(model_, next);
     const uint64_t refused_before = met.refused;
     publish();
@@ -222,14 +289,15 @@ class World {
   void be_succeeded() {
     model_ = Model();
     reconcile(model_, config_);
-    models::assign(model_, publisher_);
+    models::assign(model_, publisher_, now_ns_);
+    model_.begin_ramps(now_ns_);
   }
 
   // Somebody else publishes something else.
   void interfere(const Step& step) {
     if (!publisher_.current() || !publisher_.begin()) return;
     publisher_.edit_backend(model_.backend(place(step)).id).mtu_bytes = 1;
-    publisher_.edit_backend_cold(model_.backend(place(step)).id).weight = 1;
+    publisher_.edit_backend_cold(model_.backend(place(step)).id).weight = limits::kWeightMax;
     [[maybe_unused]] const Result<uint64_t> refused_or_not = publisher_.commit();
   }
 
@@ -276,6 +344,7 @@ class World {
   Config config_;
   Model model_;
   uint32_t next_name_ = 0;
+  uint64_t now_ns_ = monotonic_ns();
 };
 
 TEST(CompileProperty, WhatIsCompiledOfChangesIsWhatIsCompiledOfAll) {
@@ -296,6 +365,10 @@ TEST(CompileProperty, WhatIsCompiledOfChangesIsWhatIsCompiledOfAll) {
   EXPECT_GT(met.tables_built_incrementally, 0u);
   EXPECT_GT(met.refused, 0u);
   EXPECT_GT(met.reloads_taken_back, 0u);
+  EXPECT_GT(met.panics, 0u);
+  EXPECT_GT(met.sorries, 0u);
+  EXPECT_GT(met.holds, 0u);
+  EXPECT_GT(met.ramp_steps, 0u);
 }
 
 }  // namespace

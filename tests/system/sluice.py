@@ -96,7 +96,7 @@ class Balancer:
         def ready():
             self.dataplane.expect_running()
             backends = self.backends()
-            return backends and all(b["takes_new_flows"] for b in backends.values()) and self.workers_current()
+            return backends and all(b["takes_new_flows"] or b["sorry"] for b in backends.values()) and self.workers_current()
         wait_until(ready, lambda: f"all backends are up\n{self.cli('show', 'backends').stdout}"
                                   f"{self.dataplane.output()[-500:]}", timeout_s)
 
