@@ -35,6 +35,7 @@ struct Arguments {
   std::string address;
   std::string confirm;  // a duration
   bool dry_run = false;
+  bool force = false;
   std::string service;
   std::string kind;              // of events
   uint64_t listed = 0;           // how many

@@ -24,6 +24,7 @@ std::string joined(const json& names) {
 // Sends a command about the targets; its answer names those it was done to.
 int change(const Arguments& arguments, json request, const std::string& what) {
   request["targets"] = arguments.targets;
+  if (arguments.force) request["force"] = true;
   return ask(arguments, std::move(request),
              [&](const json& r) { return format_change(joined(r.at("backends")) + ": " + what, r); });
 }
@@ -93,6 +94,7 @@ int backend_add(const Arguments& arguments) {
 }
 
 constexpr const char* kTargets = "SERVICE/BACKEND...";
+constexpr const char* kForceHelp = "although fewer than min_healthy are left";
 constexpr const char* kTargetsHelp = "one or more; * and ? stand for any: 'web/*'";
 
 }  // namespace
@@ -109,6 +111,7 @@ void add_backend(CLI::App& app, Arguments& arguments, Action& action) {
   for (const Verb& verb : kVerbs) {
     CLI::App* command = backend->add_subcommand(verb.name, verb.help);
     command->add_option(kTargets, arguments.targets, kTargetsHelp)->required();
+    command->add_flag("--force", arguments.force, kForceHelp);
     command->callback([&] {
       action = [&] { return change(arguments, {{"cmd", "backend.admin"}, {"admin", verb.name}}, verb.name); };
     });
@@ -122,6 +125,7 @@ void add_backend(CLI::App& app, Arguments& arguments, Action& action) {
           fmt::format("{}; then the weight, 0 (no new flows) to {}", kTargetsHelp, limits::kWeightMax))
       ->required()
       ->expected(2, 100'000);
+  weight->add_flag("--force", arguments.force, kForceHelp);
   weight->callback([&] { action = [&] { return backend_weight(arguments); }; });
 
   CLI::App* add = backend->add_subcommand("add", "adds a backend to a service, until the files have it");
@@ -133,6 +137,7 @@ void add_backend(CLI::App& app, Arguments& arguments, Action& action) {
   CLI::App* remove =
       backend->add_subcommand("remove", "takes backends out: their flows go to others; drain first");
   remove->add_option(kTargets, arguments.targets, kTargetsHelp)->required();
+  remove->add_flag("--force", arguments.force, kForceHelp);
   remove->callback([&] {
     action = [&] { return change(arguments, {{"cmd", "backend.remove"}}, "removed"); };
   });

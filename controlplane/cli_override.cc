@@ -66,6 +66,32 @@ void add_overrides(CLI::App& app, Arguments& arguments, Action& action) {
   remove->add_option("SERVICE", arguments.service)->required();
   remove->callback([&] { action = [&] { return service_remove(arguments); }; });
 
+  struct Verb {
+    const char* name;
+    bool enabled;
+    const char* help;
+    const char* done;
+  };
+  static constexpr Verb kVerbs[] = {
+      {"enable", true, "serves it again", "enabled"},
+      {"disable", false, "its VIP is not served: packets to it are the kernel's", "disabled"}};
+  for (const Verb& verb : kVerbs) {
+    CLI::App* command = service->add_subcommand(verb.name, verb.help);
+    command->add_option("SERVICE...", arguments.targets, "one or more; * and ? stand for any")->required();
+    command->callback([&] {
+      action = [&] {
+        return ask(arguments,
+                   {{"cmd", "service.enable"}, {"services", arguments.targets}, {"enabled", verb.enabled}},
+                   [&](const json& r) {
+                     std::string names;
+                     for (const json& name : r.at("services"))
+                       names += (names.empty() ? "" : ", ") + name.get<std::string>();
+                     return format_change(names + ": " + verb.done, r);
+                   });
+      };
+    });
+  }
+
   CLI::App* overrides =
       app.add_subcommand("overrides", "what was decided at run time (sluice show overrides)")
           ->require_subcommand(1);

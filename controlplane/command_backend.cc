@@ -23,6 +23,11 @@ void edit_targets(Daemon& daemon, const json& request, Daemon::BackendEdit edit,
                   uint64_t received_ns, const Reply& reply) {
   const Targets targets = targets_of(daemon, request);
   if (!targets.refusal.is_null()) return reply(targets.refusal);
+  const bool leave = edit.admin.value_or(Admin::ready) != Admin::ready || edit.weight == 0;
+  if (leave) {
+    json refusal = refuse_to_lose(daemon, request, targets.places);
+    if (!refusal.is_null()) return reply(std::move(refusal));
+  }
   std::vector<Daemon::BackendEdit> edits;
   json before = json::object();
   for (const BackendPlace at : targets.places) {

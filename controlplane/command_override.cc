@@ -4,6 +4,7 @@
 #include <array>
 
 #include <fmt/format.h>
+#include <fnmatch.h>
 
 #include "controlplane/command_parts.h"
 #include "controlplane/message.h"
@@ -31,6 +32,14 @@ bool files_have(const Daemon& daemon, const OverrideKey& key) {
   if (service == services.end()) return false;
   return key.second.empty() || std::any_of(service->backends.begin(), service->backends.end(),
                                            [&](const auto& b) { return b.name == key.second; });
+}
+
+// Those that the files do not have are enabled.
+bool enabled_in_files(const Daemon& daemon, const std::string& name) {
+  const std::vector<ServiceConfig>& services = daemon.configuration().version().config.services;
+  const auto service =
+      std::find_if(services.begin(), services.end(), [&](const auto& s) { return s.name == name; });
+  return service == services.end() || service->enabled;
 }
 
 bool is_name(const std::string& text) {
@@ -86,6 +95,8 @@ void backend_add(Daemon& daemon, const json& request, uint64_t received_ns, cons
 void backend_remove(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
   const Targets targets = targets_of(daemon, request);
   if (!targets.refusal.is_null()) return reply(targets.refusal);
+  json refusal = refuse_to_lose(daemon, request, targets.places);
+  if (!refusal.is_null()) return reply(std::move(refusal));
   std::vector<OverrideKey> keys;
   json names = json::array();
   for (const BackendPlace at : targets.places) {
@@ -154,6 +165,38 @@ void service_remove(Daemon& daemon, const json& request, uint64_t received_ns, c
       std::move(response), received_ns, reply);
 }
 
+// "services": names, in which * and ? may stand for more; "enabled"
+void service_enable(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
+  const auto enabled = request.find("enabled");
+  if (enabled == request.end() || !enabled->is_boolean()) return reply(missing("enabled", "true or false"));
+  std::vector<std::string> names;
+  for (const json& pattern : request.value("services", json::array())) {
+    const std::string text = pattern.is_string() ? pattern.get<std::string>() : "";
+    const size_t before = names.size();
+    for (const Service& service : daemon.model().services()) {
+      if (fnmatch(text.c_str(), service.config.name.c_str(), 0) == 0) names.push_back(service.config.name);
+    }
+    if (names.size() == before)
+      return reply(error_response(kCodeNotFound, no_such_service(daemon.model(), text)));
+  }
+  if (names.empty()) return reply(missing("services", "a list of names"));
+  json response = ok_response();
+  response["services"] = names;
+  edit_overrides(
+      daemon, {names.back(), ""},
+      [&daemon, names, enabled = enabled->get<bool>()](Overrides& overrides) {
+        for (const std::string& name : names) {
+          const Override* known = overrides.find({name, ""});
+          Override entry = known == nullptr ? Override() : *known;
+          entry.enabled.reset();
+          if (enabled != enabled_in_files(daemon, name)) entry.enabled = enabled;
+          overrides.set({name, ""}, std::move(entry));
+        }
+        return std::string();
+      },
+      std::move(response), received_ns, reply);
+}
+
 void show_overrides(Daemon& daemon, const json&, uint64_t, const Reply& reply) {
   json response = ok_response();
   const Configuration& configuration = daemon.configuration();
@@ -199,13 +242,10 @@ void write_overrides(Daemon& daemon, const json& request, uint64_t received_ns, 
 }
 
 constexpr std::array kCommands = {
-    Command{"backend.add", backend_add},
-    Command{"backend.remove", backend_remove},
-    Command{"service.add", service_add},
-    Command{"service.remove", service_remove},
-    Command{"show.overrides", show_overrides, Role::read},
-    Command{"overrides.clear", clear_overrides},
-    Command{"overrides.write", write_overrides},
+    Command{"backend.add", backend_add},         Command{"backend.remove", backend_remove},
+    Command{"service.enable", service_enable},   Command{"service.add", service_add},
+    Command{"service.remove", service_remove},   Command{"show.overrides", show_overrides, Role::read},
+    Command{"overrides.clear", clear_overrides}, Command{"overrides.write", write_overrides},
 };
 
 }  // namespace

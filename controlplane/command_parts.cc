@@ -1,11 +1,13 @@
 #include "controlplane/command_parts.h"
 
 #include <algorithm>
+#include <map>
 
 #include <fmt/format.h>
 #include <fnmatch.h>
 
 #include "controlplane/message.h"
+#include "controlplane/policy.h"
 #include "controlplane/toml_reader.h"
 
 namespace sluice {
@@ -113,6 +115,24 @@ Targets targets_of(const Daemon& daemon, const json& request) {
   std::sort(targets.places.begin(), targets.places.end());
   targets.places.erase(std::unique(targets.places.begin(), targets.places.end()), targets.places.end());
   return targets;
+}
+
+json refuse_to_lose(const Daemon& daemon, const json& request, const std::vector<BackendPlace>& leaving) {
+  if (request.value("force", json(false)) == json(true)) return nullptr;
+  std::map<uint32_t, std::vector<uint32_t>> by_service;
+  for (const BackendPlace at : leaving)
+    by_service[at.service].push_back(at.backend);
+  for (const auto& [position, backends] : by_service) {
+    const Service& service = daemon.model().services()[position];
+    const Usable usable = usable_without(service, backends);
+    if (!usable.crosses_min_healthy()) continue;
+    return error_response(
+        kCodeFailed,
+        {fmt::format("{} of {} usable backends of '{}' would be left, fewer than min_healthy: {}",
+                     usable.after, usable.now, service.config.name, usable.floor),
+         "add --force if that is meant, or bring others up first: sluice show backends"});
+  }
+  return nullptr;
 }
 
 namespace {

@@ -53,6 +53,11 @@ struct Targets {
 Targets targets_of(const Daemon& daemon, const nlohmann::json& request);
 std::string path_of(const Daemon& daemon, BackendPlace at);  // "web/b1"
 
+// The response that refuses to let these take no new flows any more, because fewer than min_healthy would be
+// left; null when enough are, or the request has "force": true.
+nlohmann::json refuse_to_lose(const Daemon& daemon, const nlohmann::json& request,
+                              const std::vector<BackendPlace>& leaving);
+
 // Answers with `response` and how the change was taken up when the workers have acknowledged it; with the
 // Error when there is none.
 void finish_change(Daemon& daemon, const Result<Daemon::Change>& change, uint64_t received_ns,

@@ -206,6 +206,7 @@ def test_overrides_survive_and_are_shown(control):
 
 def test_overrides_are_written_back(control):
     control.cli("backend", "weight", "web/b1", "40")
+    control.cli("backend", "drain", "web/b2")
     control.cli("backend", "add", "web/b4", "10.0.1.14")
     control.cli("backend", "remove", "web/b3")
     decided = control.json("show", "backends", "web")
@@ -295,6 +296,38 @@ def test_several_targets_are_one_change(control):
     assert control.generation() == before + 1 and set(weights(control).values()) == {5}
     assert control.cli("backend", "weight", "web/*", "web/nobody", "6", check=False).returncode == FAILURE
     assert set(weights(control).values()) == {5}, "all or none"
+
+
+def test_a_service_is_disabled_and_enabled(control):
+    control.config_path.write_text(config(extra=SECOND_SERVICE))
+    control.cli("reload")
+
+    def states():
+        return {s["name"]: s["enabled"] for s in control.json("show", "services")["services"]}
+    control.cli("service", "disable", "w*")
+    assert states() == {"web": False, "dns": True}
+    reboot(control)
+    assert states() == {"web": False, "dns": True}
+    assert "disabled" in control.cli("show", "overrides").stdout
+    control.cli("service", "enable", "web")
+    assert states() == {"web": True, "dns": True} and "no overrides" in control.cli("show", "overrides").stdout
+    assert control.cli("service", "disable", "wbe", check=False).returncode == FAILURE
+
+
+def test_min_healthy_is_crossed_only_by_force(control):
+    control.config_path.write_text(config().replace('forward = "ipip"', 'forward = "ipip"\nmin_healthy = 2'))
+    control.cli("reload")
+    control.wait_up()
+    control.cli("backend", "drain", "web/b1")
+    for verb in (["drain"], ["maint"], ["remove"]):
+        refused = control.cli("backend", *verb, "web/b2", check=False)
+        assert refused.returncode == FAILURE and "--force" in refused.stderr and "min_healthy: 2" in refused.stderr
+    assert control.cli("backend", "weight", "web/b2", "0", check=False).returncode == FAILURE
+    assert control.backend("b2")["admin"] == "ready" and control.backend("b2")["weight"] == 100
+    control.cli("backend", "drain", "--force", "web/b2")
+    assert control.backend("b2")["admin"] == "drain"
+    control.cli("backend", "drain", "web/b1")  # takes nothing away
+    control.cli("backend", "ready", "web/*")
 
 
 # ---- a disk that fails -----------------------------------------------------------------------------------------------------
