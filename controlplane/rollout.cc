@@ -32,6 +32,7 @@ Rollout::Rollout(boost::asio::io_context& io, Model& model, Publisher& publisher
 Result<Compiled> Rollout::publish() {
   const TablesView before = publisher_.current();
   const uint64_t number_before = before ? before.generation().number : 0;
+  if (asked_ns_ == 0) asked_ns_ = monotonic_ns();
   Result<Compiled> compiled = compile(model_, publisher_, dataplane_.stats());
   if (!compiled) return compiled.error();
   // All that was gathered is in it.
@@ -41,6 +42,7 @@ Result<Compiled> Rollout::publish() {
   if (compiled->generation != number_before) {
     last_ = *compiled;
     published_ns_ = monotonic_ns();
+    changed_ns_ = asked_ns_;
     settled_ = false;
     Event event;
     event.kind = "generation_published";
@@ -52,17 +54,23 @@ Result<Compiled> Rollout::publish() {
                      {"build_us", static_cast<double>(compiled->build_ns) / 1e3}};
     events_.add(std::move(event));
   }
+  asked_ns_ = 0;
   start_polling();
   return compiled;
 }
 
+// The first change is published as soon as the loop is through with what it does now; those that follow
+// closely share the next generation.
 void Rollout::publish_soon() {
   if (gathers_) return;
   gathers_ = true;
-  publish_after(kGather);
+  const uint64_t now_ns = monotonic_ns();
+  if (asked_ns_ == 0) asked_ns_ = now_ns;
+  const std::chrono::nanoseconds since(now_ns - published_ns_);
+  publish_after(since >= kGather ? std::chrono::nanoseconds(0) : kGather - since);
 }
 
-void Rollout::publish_after(std::chrono::milliseconds delay) {
+void Rollout::publish_after(std::chrono::nanoseconds delay) {
   gather_.expires_after(delay);
   gather_.async_wait([this](const boost::system::error_code& error) {
     if (error || !gathers_) return;
@@ -136,7 +144,8 @@ void Rollout::tell_settled(const DataplaneView::Acknowledged& seen, uint64_t new
                                  static_cast<double>(waited_ns) / 1e9);
   event.details = {{"generation", newest},
                    {"workers", seen.workers_active},
-                   {"waited_us", static_cast<double>(waited_ns) / 1e3}};
+                   {"waited_us", static_cast<double>(waited_ns) / 1e3},
+                   {"since_change_us", static_cast<double>(monotonic_ns() - changed_ns_) / 1e3}};
   events_.add(std::move(event));
 }
 

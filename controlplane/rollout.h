@@ -37,7 +37,8 @@ class Rollout {
   static constexpr std::chrono::microseconds kFirstStep{50};
   // After this a waiter is told that a worker is late. The wait for memory goes on without limit.
   static constexpr std::chrono::milliseconds kPatience{1000};
-  // How long a change that nobody waits for may be held to share a generation with the next ones.
+  // How long after a generation a change that nobody waits for may be held, to share the next one with
+  // others.
   static constexpr std::chrono::milliseconds kGather{2};
   // How often such a change is tried again while it cannot be published (no memory until workers
   // acknowledge).
@@ -68,7 +69,7 @@ class Rollout {
     uint64_t received_ns;
     Waiter done;
   };
-  void publish_after(std::chrono::milliseconds delay);
+  void publish_after(std::chrono::nanoseconds delay);
   void start_polling();
   void poll();
   void tell_settled(const DataplaneView::Acknowledged& seen, uint64_t newest, bool acknowledged,
@@ -87,6 +88,8 @@ class Rollout {
   bool polls_ = false;
   bool settled_ = false;
   uint64_t published_ns_ = monotonic_ns();  // of the newest generation
+  uint64_t asked_ns_ = 0;                   // first change that is not published; 0: there is none
+  uint64_t changed_ns_ = 0;                 // first change that the newest generation has
   uint64_t refreshed_ns_ = 0;               // last look at the instance lock
   Compiled last_;
   std::vector<Waiting> waiting_;
