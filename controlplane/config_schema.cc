@@ -4,7 +4,6 @@
 #include <numeric>
 #include <sstream>
 #include <tuple>
-#include <type_traits>
 
 namespace sluice {
 namespace {
@@ -227,14 +226,11 @@ void flatten(const toml::table& table, const std::string& prefix, std::map<std::
       continue;
     }
     std::ostringstream text;
-    value.visit([&](const auto& node) {
-      using Node = std::decay_t<decltype(node)>;
-      if constexpr (toml::is_array<Node>) {
-        text << node;
-      } else if constexpr (!toml::is_table<Node>) {
-        text << toml::node_view<const toml::node>(&value);
-      }
-    });
+    if (const toml::array* array = value.as_array()) {
+      text << *array;
+    } else {
+      text << toml::node_view<const toml::node>(&value);
+    }
     out[path] = text.str();
   }
 }
