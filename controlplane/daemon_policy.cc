@@ -39,7 +39,8 @@ Event event_of(const News& news, const Service& service) {
   using Kind = News::Kind;
   using Level = Event::Level;
   const std::string& name = news.service;
-  const auto [ready, healthy] = count(service);
+  const Count counted = count(service);
+  const size_t ready = counted.ready, healthy = counted.healthy;
   const auto event = [&](Level level, const char* kind, std::string text) {
     Event made;
     made.level = level;
