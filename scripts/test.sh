@@ -98,7 +98,7 @@ fi
 if wanted fuzz; then
   step "build: $BUILD/fuzz (libFuzzer)"
   CC=clang-14 CXX=clang++-14 configure "$BUILD/fuzz" --buildtype=debug -Doptimization=1 -Ddpdk=false -Dbpf=false \
-    -Dfuzz=true -Db_lundef=false $WERROR
+    -Dcpp_args='-Wno-gnu-statement-expression -Wno-c99-extensions' -Dfuzz=true -Db_lundef=false $WERROR
   meson_group fuzz "$BUILD/fuzz" fuzz
 fi
 for folder in packet system; do
