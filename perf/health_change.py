@@ -100,6 +100,14 @@ def fail(service, backend, failed):
     ip(FARM, f"route {verb} unreachable {address(service, backend)}/32 table local")
 
 
+def next_acknowledgement_us(watch):
+    for line in watch.stdout:
+        details = json.loads(line).get("details", {})
+        if "since_change_us" in details:
+            return details["since_change_us"]
+    sys.exit("error: sluice watch ended")
+
+
 def measure(options):
     cpus = sorted(os.sched_getaffinity(0))
     (FOLDER / "change.toml").write_text(configuration())
@@ -119,7 +127,7 @@ def measure(options):
         microseconds = []
         for change in range(options.changes):
             fail(change // 2 % SERVICES, change // 2 * 7 % BACKENDS, change % 2 == 0)
-            microseconds.append(json.loads(watch.stdout.readline())["details"]["since_change_us"])
+            microseconds.append(next_acknowledgement_us(watch))
         return microseconds
     finally:
         for process in processes:
