@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fabric import BACKENDS, Fabric
-from lab import ensure_bpffs
+from lab import ensure_bpffs, remove_dead_test_labs, lab_name_of_test
 from sluice import Balancer
 
 _labs = 0
@@ -16,13 +16,14 @@ def pytest_sessionstart(session):
     if os.geteuid() != 0:
         sys.exit("the system tests need root\n  try: sudo ./scripts/test.sh --only system")
     ensure_bpffs()
+    remove_dead_test_labs()
 
 
 def make_fabric(**options):
     """A network with nginx on all backends; its name is unique on this machine."""
     global _labs
     _labs += 1
-    fabric = Fabric(f"sltest{os.getpid()}-{_labs}", **options)
+    fabric = Fabric(lab_name_of_test(_labs), **options)
     try:
         for backend in BACKENDS:
             fabric.attach_decap(backend)

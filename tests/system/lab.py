@@ -7,6 +7,7 @@ namespaces and folder is touched.
 
 import atexit
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -185,14 +186,26 @@ class Lab:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def namespaces(lab_name):
-    names = run(["ip", "-o", "netns", "list"]).stdout.splitlines()
-    return [line.split()[0] for line in names if line.startswith(f"{lab_name}-")]
+def lab_name_of_test(number=0):
+    """Unique on this machine; remove_dead_test_labs() can tell whose it is."""
+    return f"sltest{os.getpid()}-{number}"
+
+
+def remove_dead_test_labs():
+    """What a test run that was killed could not remove."""
+    for netns in namespaces():
+        owner = re.match(r"(sltest(\d+)-\d+)-", netns)
+        if owner and not Path(f"/proc/{owner[2]}").exists():
+            remove_namespaces(owner[1])
+
+
+def namespaces():
+    return [line.split()[0] for line in run(["ip", "-o", "netns", "list"]).stdout.splitlines()]
 
 
 def remove_namespaces(lab_name):
     """Of this lab, also one whose program is gone; ends what runs in them, and only that."""
-    found = namespaces(lab_name)
+    found = [netns for netns in namespaces() if netns.startswith(f"{lab_name}-")]
     pids = [int(pid) for netns in found for pid in run(["ip", "netns", "pids", netns]).stdout.split()]
     for pid in pids:
         try:

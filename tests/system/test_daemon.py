@@ -11,10 +11,10 @@ import signal
 import pytest
 
 from fabric import program
-from lab import Lab, Process, run, wait_until
+from lab import Lab, Process, run, lab_name_of_test, wait_until
 from sluice import pins_directory
 
-NAME = "sluice-daemon"
+NAME = lab_name_of_test()
 DIRECTORY = f"/dev/shm/{NAME}"
 PINS = pins_directory(NAME)
 STATE = f"{DIRECTORY}/state"
