@@ -2,11 +2,12 @@
 """From a health change that sluiced has seen to every worker's acknowledgement: the real sluiced and sluice-dataplane, 100
 services of 100 backends, each checked by a TCP connect every 5 seconds.
 
-Backends fail one by one, here and there, and come back. The time is sluiced's own (`since_change_us` of its
-generation_acknowledged events): from the end of the check that changed a backend's health to the last worker's
+Backends fail here and there, each found out by its own check, and come back. The time is sluiced's own (`since_change_us` of
+its generation_acknowledged events): from the end of the check that changed a backend's health to the last worker's
 acknowledgement, the build of the lookup table (65,537 slots) included. The worker polls a net_null port that always has packets,
-pinned to the last CPU; everything else runs on the first, the checks of all the others too. Needs root: the backends are addresses
-of a network namespace of this script's own.
+pinned to the last CPU; everything else runs on the first, the checks of all the others too; what would be other machines
+(the backends, the watcher) only while sluiced sleeps. Needs root: the backends are addresses of a network namespace of this
+script's own.
 
   perf/health_change.py BUILD [--changes N] [--no-huge] [--json]
 """
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import pathlib
+import select
 import shutil
 import signal
 import statistics
@@ -23,6 +25,8 @@ import sys
 import time
 
 SERVICES, BACKENDS = 100, 100
+INTERVAL_S = 5
+AT_ONCE = 20  # backends that fail, or come back, within one interval
 NAME = f"sluice-change-{os.getpid()}"
 BALANCER, FARM = f"{NAME}-lb", f"{NAME}-be"
 FOLDER = pathlib.Path("/dev/shm") / NAME
@@ -32,7 +36,7 @@ SERVER = "import socket\ns = socket.create_server(('0.0.0.0', 80), backlog=4096)
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=pathlib.Path, help="build folder")
-    parser.add_argument("--changes", type=int, default=40)
+    parser.add_argument("--changes", type=int, default=400)
     parser.add_argument("--no-huge", action="store_true", help="sluice-dataplane without hugepages")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     return parser.parse_args()
@@ -46,7 +50,7 @@ def configuration():
     lines = []
     for s in range(SERVICES):
         lines += ["[[service]]", f'name = "s{s}"', f'vip = "203.0.113.{s + 1}"', "port = 80", 'protocol = "tcp"',
-                  'forward = "ipip"', 'health = { type = "tcp", interval = "5s", timeout = "1s", rise = 1, fall = 1 }']
+                  'forward = "ipip"', f'health = {{ type = "tcp", interval = "{INTERVAL_S}s", timeout = "1s", rise = 1, fall = 1 }}']
         for b in range(BACKENDS):
             lines += ["[[service.backend]]", f'name = "b{b}"', f'address = "{address(s, b)}"']
     return "\n".join(lines) + "\n"
@@ -69,11 +73,15 @@ def make_network():
          for s in range(SERVICES) for b in range(BACKENDS)))
 
 
-def start(netns, cpus, *command, output=None):
+def start(netns, cpus, *command, idle=False, output=None):
+    def before():
+        os.sched_setaffinity(0, cpus)
+        if idle:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
     inside = ["nsenter", f"--net=/run/netns/{netns}", *map(str, command)]
     with open(FOLDER / f"{pathlib.Path(str(command[0])).name}.log", "a", encoding="utf-8") as log:
-        return subprocess.Popen(inside, stdout=output or log, stderr=log, text=True,
-                                preexec_fn=lambda: os.sched_setaffinity(0, cpus))
+        return subprocess.Popen(inside, stdout=output or log, stderr=log, text=True, preexec_fn=before)
 
 
 def ask(build, *words):
@@ -95,39 +103,54 @@ def backends_active(build):
     return sum(s["backends_active"] for s in ask(build, "show", "services").get("services", []))
 
 
-def fail(service, backend, failed):
+def is_at_rest(build):
+    """No generation within an interval: the checks have seen every backend as it is."""
+    def generation():
+        return ask(build, "show", "dataplane")["control"]["generation"]
+    before = generation()
+    time.sleep(INTERVAL_S)
+    return generation() == before
+
+
+def change(changes, failed):
     verb = "add" if failed else "del"
-    ip(FARM, f"route {verb} unreachable {address(service, backend)}/32 table local")
+    ip(FARM, *(f"route {verb} unreachable {address(*changed)}/32 table local" for changed in changes))
 
 
-def next_acknowledgement_us(watch):
-    for line in watch.stdout:
+def acknowledged_us(watch, enough):
+    """Of as many generations, or as many as come within two intervals: changes within 2 ms of each other share one."""
+    times, until = [], time.monotonic() + 2 * INTERVAL_S
+    while len(times) < enough and select.select([watch.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+        line = watch.stdout.readline()
+        if not line:
+            sys.exit("error: sluice watch ended")
         details = json.loads(line).get("details", {})
         if "since_change_us" in details:
-            return details["since_change_us"]
-    sys.exit("error: sluice watch ended")
+            times.append(details["since_change_us"])
+    return times
 
 
 def measure(options):
     cpus = sorted(os.sched_getaffinity(0))
     (FOLDER / "change.toml").write_text(configuration())
-    processes = [start(FARM, cpus[:1], "/usr/bin/python3", "-c", SERVER)]
+    processes = [start(FARM, cpus[:1], "/usr/bin/python3", "-c", SERVER, idle=True)]
     try:
         huge = ["--no-huge"] if options.no_huge else []
         processes.append(start(BALANCER, cpus, options.build / "dataplane/sluice-dataplane", "--dir", FOLDER, "--vdev", "net_null0",
                                "--cores", cpus[-1], *huge))
         processes.append(start(BALANCER, cpus[:1], options.build / "controlplane/sluiced", FOLDER / "change.toml", "--dir", FOLDER,
                                "--state", FOLDER / "state"))
-        wait(lambda: backends_active(options.build) == SERVICES * BACKENDS, "all backends are up")
+        wait(lambda: backends_active(options.build) == SERVICES * BACKENDS and is_at_rest(options.build), "all backends are up")
         os.sched_setaffinity(0, cpus[:1])
         watch = start(BALANCER, cpus[:1], options.build / "controlplane/sluice", "--dir", FOLDER, "watch", "--kind",
-                      "generation_acknowledged", output=subprocess.PIPE)
+                      "generation_acknowledged", idle=True, output=subprocess.PIPE)
         processes.append(watch)
-        time.sleep(1)
+        time.sleep(1)  # it is connected
         microseconds = []
-        for change in range(options.changes):
-            fail(change // 2 % SERVICES, change // 2 * 7 % BACKENDS, change % 2 == 0)
-            microseconds.append(next_acknowledgement_us(watch))
+        for turn in range(options.changes // AT_ONCE):
+            changes = [((turn // 2 + 5 * i) % SERVICES, (turn // 2 * 7 + i) % BACKENDS) for i in range(AT_ONCE)]
+            change(changes, failed=turn % 2 == 0)
+            microseconds += acknowledged_us(watch, AT_ONCE)
         return microseconds
     finally:
         for process in processes:
@@ -152,7 +175,7 @@ def main():
     else:
         ordered = sorted(times)
         print(f"health change seen to every worker's acknowledgement, {SERVICES} services of {BACKENDS} backends, {len(ordered)} "
-              f"changes: median {statistics.median(ordered) / 1e3:.2f} ms, "
+              f"generations: median {statistics.median(ordered) / 1e3:.2f} ms, "
               f"p99 {ordered[int(len(ordered) * 0.99)] / 1e3:.2f} ms, worst {ordered[-1] / 1e3:.2f} ms")
 
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cassert>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -14,12 +15,23 @@
 namespace sluice {
 namespace {
 
+// The first eight bytes, as a number that is in the keys' order: most comparisons need no more.
+uint64_t prefix(std::string_view key) {
+  std::array<char, 8> bytes{};
+  key.copy(bytes.data(), bytes.size());
+  return __builtin_bswap64(std::bit_cast<uint64_t>(bytes));
+}
+
 // Positions in `members` by key. What follows works on this order only.
 std::vector<uint16_t> order_by_key(std::span<const MaglevMember> members) {
+  std::vector<std::pair<uint64_t, uint16_t>> by_prefix(members.size());
+  for (size_t i = 0; i < members.size(); i++)
+    by_prefix[i] = {prefix(members[i].key), static_cast<uint16_t>(i)};
+  std::sort(by_prefix.begin(), by_prefix.end(), [&](const auto& a, const auto& b) {
+    return a.first != b.first ? a.first < b.first : members[a.second].key < members[b.second].key;
+  });
   std::vector<uint16_t> order(members.size());
-  std::iota(order.begin(), order.end(), uint16_t{0});
-  std::sort(order.begin(), order.end(),
-            [&](uint16_t a, uint16_t b) { return members[a].key < members[b].key; });
+  std::transform(by_prefix.begin(), by_prefix.end(), order.begin(), [](const auto& member) { return member.second; });
   return order;
 }
 
@@ -98,20 +110,28 @@ uint32_t inverse_modulo(uint32_t a, uint32_t prime) {
   return static_cast<uint32_t>(x0 < 0 ? x0 + prime : x0);
 }
 
+// Slots still free and where each comes on a walk: slots take 20 bits and positions in the list 12, so that the
+// first one met is the least of one word each, which vectorizes.
+constexpr uint32_t kPositionBits = 12;
+static_assert(limits::kLookupSlotsLarge < 1u << (32 - kPositionBits));
+
 // Which of the free slots the walk meets first: that with the least (free - slot) / skip. Same answer as
-// walking, for the end, when next to every step would meet an occupied slot.
+// walking, for the end, when next to every step would meet an occupied slot. The multiplications by one factor
+// modulo a prime are Shoup's: a product off by less than twice the modulus, without a division.
 size_t first_met(const Walk& walk, std::span<const uint32_t> free, uint32_t slots) {
-  const uint64_t inverse = inverse_modulo(walk.skip, slots);
-  size_t first = 0;
-  uint64_t least = std::numeric_limits<uint64_t>::max();
+  const uint32_t inverse = inverse_modulo(walk.skip, slots);
+  const auto quotient = static_cast<uint32_t>((uint64_t{inverse} << 32) / slots);
+  const auto times_inverse = [=](uint32_t slot) {  // modulo slots
+    const uint32_t product = slot * inverse - static_cast<uint32_t>(uint64_t{slot} * quotient >> 32) * slots;
+    return std::min(product, product - slots);  // product < 2 slots; what is below 0 is large
+  };
+  const uint32_t here = times_inverse(walk.slot);
+  uint32_t least = std::numeric_limits<uint32_t>::max();
   for (size_t i = 0; i < free.size(); i++) {
-    const uint64_t steps = (free[i] + slots - walk.slot) * inverse % slots;
-    if (steps < least) {
-      least = steps;
-      first = i;
-    }
+    const uint32_t ahead = times_inverse(free[i]) - here;
+    least = std::min(least, std::min(ahead, ahead + slots) << kPositionBits | static_cast<uint32_t>(i));
   }
-  return first;
+  return least & ((1u << kPositionBits) - 1);
 }
 
 // The first free slot of a walk, kStride steps looked at together: no guess has to be right for each step,
@@ -155,8 +175,11 @@ class Strides {
 
 // From this part of the table on, most steps meet an occupied slot, and strides are cheaper; measured.
 constexpr uint32_t kStridesFromPercent = 50;
-// Below this many free slots, looking at each of them is cheaper than walking (slots / free steps); measured.
-constexpr uint32_t kFewFree = 128;
+// With few free slots, looking at each of them is cheaper than walking (slots / free steps): as many as the square
+// root of all; measured, and as fast with thrice as many.
+uint32_t few_free(uint32_t slots) {
+  return std::min(static_cast<uint32_t>(std::sqrt(slots)), 1u << kPositionBits);
+}
 
 // Lets the members fill the table in the order of `turns`, each the next free slot of its walk.
 void fill(std::span<Walk> walks, std::span<const uint16_t> turns, std::span<const uint16_t> positions,
@@ -169,15 +192,16 @@ void fill(std::span<Walk> walks, std::span<const uint16_t> turns, std::span<cons
     table[slot] = positions[turns[turn]];
     walk.slot = add_modulo(slot, walk.skip, slots);
   };
+  const uint32_t few_from = slots - few_free(slots);
   const uint32_t strides_from = static_cast<uint32_t>(uint64_t{slots} * kStridesFromPercent / 100);
-  for (const uint32_t end = std::min(strides_from, slots - std::min(slots, kFewFree)); turn < end; turn++) {
+  for (const uint32_t end = std::min(strides_from, few_from); turn < end; turn++) {
     Walk& walk = walks[turns[turn]];
     uint32_t slot = walk.slot;
     while (occupied.test(slot) != 0)
       slot = add_modulo(slot, walk.skip, slots);
     take(walk, slot);
   }
-  for (const uint32_t end = slots - std::min(slots, kFewFree); turn < end; turn++) {
+  for (; turn < few_from; turn++) {
     Walk& walk = walks[turns[turn]];
     take(walk, Strides(walk, slots).first_free(walk.slot, occupied));
   }
@@ -222,6 +246,8 @@ uint64_t maglev_checksum(std::span<const MaglevMember> members, std::span<const 
     key_hash[i] = XXH3_64bits(members[i].key.data(), members[i].key.size());
   const auto mix = [](uint64_t& sum, uint64_t hash) {
     sum = (sum ^ hash) * 0x9e3779b97f4a7c15ULL + (sum >> 29);
+    // One by one: GCC's vectors, of gathers and 64-bit products, take five times as long.
+    __asm__("" : "+r"(sum));
   };
   // Each step waits for the one before; sums side by side wait at the same time.
   constexpr size_t kLanes = 8;
