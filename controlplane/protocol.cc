@@ -29,11 +29,38 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kAcceptRetry{100};
+// Of a request: a service's definition needs eight. What is nested is copied, written and destroyed recursively.
+constexpr size_t kRequestDepthMax = 64;
+
+// Counts brackets outside of strings; whether they match is the parser's business.
+bool nests_too_deep(std::string_view line) {
+  size_t depth = 0;
+  bool in_text = false;
+  for (size_t at = 0; at < line.size(); at++) {
+    const char c = line[at];
+    if (in_text) {
+      if (c == '\\') at++;
+      if (c == '"') in_text = false;
+    } else if (c == '"') {
+      in_text = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kRequestDepthMax) return true;
+    } else if ((c == ']' || c == '}') && depth > 0) {
+      depth--;
+    }
+  }
+  return false;
+}
 
 }  // namespace
 
 ParsedRequest parse_request(std::string_view line) {
   ParsedRequest parsed;
+  if (nests_too_deep(line)) {
+    parsed.refusal = error_response(
+        kCodeBadRequest, {"the request is nested more than " + std::to_string(kRequestDepthMax) + " deep", ""});
+    return parsed;
+  }
   parsed.request = json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!parsed.request.is_object()) {
     parsed.refusal = error_response(kCodeBadRequest, {"the request is not a JSON object on one line", ""});

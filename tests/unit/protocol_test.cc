@@ -251,6 +251,10 @@ TEST_F(ProtocolTest, ARequestInPiecesIsOneRequest) {
   EXPECT_EQ(client.response()["echo"]["cmd"], "slow");
 }
 
+std::string nested(size_t depth) {
+  return std::string(depth, '[') + std::string(depth, ']');
+}
+
 TEST_F(ProtocolTest, MalformedRequestsGetAnErrorAndTheConnectionGoesOn) {
   serve();
   Client client(path());
@@ -259,17 +263,20 @@ TEST_F(ProtocolTest, MalformedRequestsGetAnErrorAndTheConnectionGoesOn) {
         std::string("{\"cmd\":\"x\"}"), std::string("{\"v\":2,\"cmd\":\"x\"}"),
         std::string("{\"v\":\"1\",\"cmd\":\"x\"}"), std::string("{\"v\":1,\"cmd\":7}"),
         std::string("{\"v\":1,\"cmd\":\"\xff\xfe\"}"), std::string("\0\1\2", 3), std::string(30'000, '['),
-        std::string("{\"v\":1,\"cmd\":\"x\"")}) {
+        std::string("{\"v\":1,\"cmd\":\"x\""), "{\"v\":1,\"cmd\":\"x\",\"y\":" + nested(64) + "}",
+        "{\"v\":1,\"cmd\":\"x\",\"y\":" + nested(2'000'000) + "}"}) {
     client.send(bad + "\n");
     const json response = client.response();
-    ASSERT_TRUE(response.is_object()) << bad;
-    EXPECT_EQ(response["ok"], false) << bad;
-    EXPECT_EQ(response["code"], kCodeBadRequest) << bad;
+    ASSERT_TRUE(response.is_object()) << bad.substr(0, 80);
+    EXPECT_EQ(response["ok"], false) << bad.substr(0, 80);
+    EXPECT_EQ(response["code"], kCodeBadRequest) << bad.substr(0, 80);
     EXPECT_FALSE(response["error"].get<std::string>().empty());
   }
   EXPECT_EQ(requests_, 0);
-  client.send("{\"v\":1,\"cmd\":\"fine\"}\n");
-  EXPECT_EQ(client.response()["ok"], true);
+  for (const std::string& fine : {std::string("1"), nested(63), "\"" + std::string(100, '[') + "\\\"[\""}) {
+    client.send("{\"v\":1,\"cmd\":\"fine\",\"y\":" + fine + "}\n");
+    EXPECT_EQ(client.response()["ok"], true) << fine;
+  }
 }
 
 TEST_F(ProtocolTest, TheLongestLineIsServedAndALongerOneEndsTheConnectionWithAnError) {
