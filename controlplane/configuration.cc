@@ -68,6 +68,7 @@ Configuration::Configuration(boost::asio::io_context& io, boost::asio::thread_po
       config_file_(
           io, disk, state_directory_ + "/config.json", [this] { return config_contents(); },
           [this](const std::string& fault) {
+            if (fault.empty()) saved_again(overrides_file_);
             fault.empty() ? told("state_saved", Event::Level::info, "the configuration is kept on disk again")
                           : told("state_not_saved", Event::Level::error,
                                  "the configuration is in force but not kept: " + fault);
@@ -75,6 +76,7 @@ Configuration::Configuration(boost::asio::io_context& io, boost::asio::thread_po
       overrides_file_(
           io, disk, state_directory_ + "/overrides.json", [this] { return overrides_contents(); },
           [this](const std::string& fault) {
+            if (fault.empty()) saved_again(config_file_);
             fault.empty() ? told("state_saved", Event::Level::info, "overrides are kept on disk again")
                           : told("state_not_saved", Event::Level::error,
                                  "overrides are in force but not kept: " + fault);
@@ -83,6 +85,12 @@ Configuration::Configuration(boost::asio::io_context& io, boost::asio::thread_po
 void Configuration::finish() {
   config_file_.finish();
   overrides_file_.finish();
+}
+
+// The other file may have gone with the directory.
+void Configuration::saved_again(StateFile& other) {
+  other.save();
+  if (saved_again_) saved_again_();
 }
 
 void Configuration::told(const char* kind, Event::Level level, std::string sentence) {

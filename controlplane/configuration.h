@@ -90,6 +90,8 @@ class Configuration {
   // confirm() came. Kept on disk, so that a successor rolls back as well.
   void await_confirmation(Version before, std::chrono::seconds deadline);
   void on_rollback(std::function<void(Version)> roll_back) { roll_back_ = std::move(roll_back); }
+  // Called when the disk can be written again.
+  void on_saved_again(std::function<void()> saved_again) { saved_again_ = std::move(saved_again); }
   bool is_pending() const { return pending_.has_value(); }
   std::chrono::seconds pending_left() const;
   void confirm();
@@ -108,6 +110,7 @@ class Configuration {
   std::optional<std::string> read(const StateFile& file);
   void told(const char* kind, Event::Level level, std::string sentence);
   void arm(std::chrono::milliseconds left);
+  void saved_again(StateFile& other);
   StateFile::Saved patiently(StateFile::Saved done);
 
   boost::asio::io_context& io_;
@@ -123,6 +126,7 @@ class Configuration {
   std::optional<Pending> pending_;
   boost::asio::steady_timer deadline_;
   std::function<void(Version)> roll_back_;
+  std::function<void()> saved_again_;
   StateFile config_file_;
   StateFile overrides_file_;
 };

@@ -58,6 +58,7 @@ Daemon::Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publis
   configuration_ =
       std::make_unique<Configuration>(io, disk_, options_.config_path, options_.state_directory, events_);
   configuration_->on_rollback([this](Configuration::Version before) { rolled_back(std::move(before)); });
+  configuration_->on_saved_again([this] { health_changed_ = true; });
   health_file_ = std::make_unique<StateFile>(
       io, disk_, options_.state_directory + "/health.json", [this] { return health_contents(); },
       [this](const std::string& fault) {

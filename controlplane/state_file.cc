@@ -86,6 +86,15 @@ StateFile::StateFile(boost::asio::io_context& io, boost::asio::thread_pool& writ
       retry_(io) {}
 
 Result<std::optional<std::string>> StateFile::read() const {
+  const auto set_aside = [&] {
+    const std::string aside = path_ + ".damaged";
+    if (rename(path_.c_str(), aside.c_str()) != 0) return Error{fault_of("damaged, and stays:", path_), ""};
+    return Error{path_ + " is damaged; it is kept as " + aside, ""};
+  };
+  // Never written by us: reading it would take long, or not end.
+  struct stat status;
+  if (stat(path_.c_str(), &status) == 0 && (!S_ISREG(status.st_mode) || status.st_size > kBytesMax))
+    return set_aside();
   std::ifstream file(path_, std::ios::binary);
   if (!file) {
     if (errno == ENOENT) return std::optional<std::string>();
@@ -97,9 +106,7 @@ Result<std::optional<std::string>> StateFile::read() const {
   const std::string head = contents.substr(0, kHeadBytes);
   contents.erase(0, std::min(kHeadBytes, contents.size()));
   if (head == head_of(contents)) return std::optional<std::string>(std::move(contents));
-  const std::string aside = path_ + ".damaged";
-  rename(path_.c_str(), aside.c_str());
-  return Error{path_ + " is damaged; it is kept as " + aside, ""};
+  return set_aside();
 }
 
 void StateFile::save() {
@@ -127,8 +134,10 @@ void StateFile::write() {
   is_due_ = false;
   retry_.cancel();
   writing_ = std::exchange(waiting_, {});
-  boost::asio::post(writer_, [this, path = path_, contents = contents_(), alive = std::weak_ptr<bool>(alive_),
-                              work = boost::asio::make_work_guard(io_)] {
+  boost::asio::post(writer_, [this, path = path_, contents = contents_(), again = !fault_.empty(),
+                              alive = std::weak_ptr<bool>(alive_), work = boost::asio::make_work_guard(io_)] {
+    // The directory itself may be gone.
+    if (again) make_state_directory(std::filesystem::path(path).parent_path().string());
     std::string fault = replace_file(path, contents);
     boost::asio::post(io_, [this, alive, fault = std::move(fault)] {
       if (!alive.expired()) written(fault);

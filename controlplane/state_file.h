@@ -6,10 +6,12 @@
 // damaged (a checksum stands in the first line). Of several saves that come while one is written, only the
 // newest contents are written, once, for all of them.
 //
-// What cannot be written is told (`on_fault`), and tried again every kRetry until it can be.
+// What cannot be written is told (`on_fault`), and tried again every kRetry until it can be; a directory that
+// is gone is made again then.
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -27,6 +29,7 @@ namespace sluice {
 class StateFile {
  public:
   static constexpr std::chrono::seconds kRetry{1};
+  static constexpr int64_t kBytesMax = 1 << 30;  // of what is read: a hundred times the largest configuration
   using Contents = std::function<std::string()>;
   using Saved = std::function<void(const std::string& fault)>;
 

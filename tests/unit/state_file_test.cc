@@ -1,6 +1,8 @@
 // What is kept on disk: whole or not at all, told when it cannot be, written again when it can.
 #include "controlplane/state_file.h"
 
+#include <sys/stat.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -83,9 +85,17 @@ TEST_F(StateFileTest, SeesDamage) {
     std::filesystem::resize_file(path_, length);
     EXPECT_FALSE(make().read()) << length;
   }
+  // What nobody could finish reading.
+  ASSERT_EQ(replace_file(path_, good), "");
+  std::filesystem::resize_file(path_, StateFile::kBytesMax + 1);
+  EXPECT_FALSE(make().read());
+  EXPECT_FALSE(std::filesystem::exists(path_));
+  ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
+  EXPECT_FALSE(make().read());
+  EXPECT_FALSE(*make().read());
 }
 
-// Proves that a directory that is not there is told once, and that saving happens by itself when it is.
+// Proves that a directory that is gone is told once, and that it is made again, and saved into, by itself.
 TEST_F(StateFileTest, TriesAgain) {
   std::filesystem::remove_all(folder_);
   StateFile file = make();
@@ -97,7 +107,6 @@ TEST_F(StateFileTest, TriesAgain) {
     io_.run_one();
   EXPECT_NE(heard.find("No such file or directory"), std::string::npos);
   EXPECT_NE(file.fault(), "");
-  std::filesystem::create_directory(folder_);
   while (faults_.size() < 2)
     io_.run_one();
   EXPECT_EQ(faults_.back(), "");
