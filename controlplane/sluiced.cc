@@ -3,14 +3,18 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <future>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 #include <boost/asio/io_context.hpp>
+#include <spdlog/async.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -38,6 +42,29 @@ uint32_t raise_descriptor_limit() {
   const rlim_t spare =
       limit.rlim_cur > 2 * kDescriptorsKept ? limit.rlim_cur - kDescriptorsKept : limit.rlim_cur / 2;
   return static_cast<uint32_t>(std::min<rlim_t>(spare, DaemonOptions().checks_at_a_time));
+}
+
+// Who reads the log may stand still (a full pipe, a disk that does not answer). A thread waits for it, and lines
+// that find no place in its queue push out the oldest: checks and changes never wait. `sluice show events` has them.
+constexpr size_t kLogLinesQueued = 8192;
+constexpr std::chrono::seconds kLogPatienceAtEnd{1};
+
+void begin_log() {
+  spdlog::init_thread_pool(kLogLinesQueued, 1);
+  spdlog::set_default_logger(spdlog::create_async_nb<spdlog::sinks::stderr_sink_st>("sluiced"));
+  spdlog::flush_on(spdlog::level::debug);
+}
+
+// Does not return: static destructors would wait for that thread.
+[[noreturn]] void exit_when_logged(int status) {
+  std::promise<void> done;
+  std::future<void> is_done = done.get_future();
+  std::thread([done = std::move(done)]() mutable {
+    spdlog::shutdown();
+    done.set_value();
+  }).detach();
+  is_done.wait_for(kLogPatienceAtEnd);
+  std::_Exit(status);
 }
 
 int fail(const Error& error) {
@@ -104,7 +131,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? sluice::kExitOk : sluice::kExitUsage;
   }
-  spdlog::set_default_logger(spdlog::stderr_logger_st("sluiced"));
-  spdlog::flush_on(spdlog::level::debug);
-  return sluice::run(config_path, sluice::instance_directory(directory), state, log_format, log_least);
+  sluice::begin_log();
+  sluice::exit_when_logged(
+      sluice::run(config_path, sluice::instance_directory(directory), state, log_format, log_least));
 }

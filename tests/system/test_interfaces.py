@@ -1,11 +1,15 @@
 """How the world talks to sluiced: roles, many clients at once, events, hooks, HTTP; without a data plane, as in
 test_daemon.py."""
 
+import contextlib
 import json
 import os
 import socket
+import subprocess
 import threading
 import time
+
+import pytest
 
 from fabric import program
 from lab import run, wait_until
@@ -294,6 +298,31 @@ def test_drain_can_wait_until_no_flows_are_left(control):
     assert control.cli("backend", "drain", "web/b1", "--wait", "--timeout", "soon", check=False).returncode == 2
 
 
+@pytest.mark.parametrize("is_read_again", [True, False])
+def test_a_log_that_nobody_reads_stops_nothing(control, is_read_again):
+    control.sluiced.stop()
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write_end, b"x" * 4096)  # full
+    os.set_blocking(write_end, True)
+    command = [program("controlplane/sluiced"), control.config_path, "--dir", DIRECTORY, "--state", STATE]
+    with subprocess.Popen(control.balancer.enter(command), stderr=write_end, stdin=subprocess.DEVNULL) as sluiced:
+        try:
+            os.close(write_end)
+            wait_until(lambda: control.cli("show", "services", check=False).returncode == 0, "sluiced answers")
+            for weight in range(1, 20):
+                assert control.json("backend", "weight", "web/b1", weight)["changed"]
+            log = b""
+            while is_read_again and b"weight=19" not in log:
+                log += os.read(read_end, 4096)
+        finally:
+            sluiced.terminate()
+            assert sluiced.wait(10) == 0
+            os.close(read_end)
+
+
 def test_logs_can_be_json(control):
     control.sluiced.kill()
     control.sluiced = control.balancer.start(
@@ -301,7 +330,10 @@ def test_logs_can_be_json(control):
                          "--log-format", "json"])
     wait_until(control.answers, "sluiced answers")
     control.cli("backend", "weight", "web/b1", "9")
-    events = [json.loads(line) for line in control.sluiced.output().splitlines()]
-    audit = [event for event in events if event["kind"] == "audit"][-1]
+
+    def audits():  # the log is written beside the answers
+        events = [json.loads(line) for line in control.sluiced.output().splitlines()]
+        return [event for event in events if event["kind"] == "audit"]
+    audit = wait_until(audits, "an audit line")[-1]
     assert (audit["service"], audit["backend"]) == ("web", "b1") and audit["details"]["arguments"]["weight"] == 9
     assert audit["details"]["uid"] == os.getuid() and audit["details"]["after"] == 9
