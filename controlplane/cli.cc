@@ -8,6 +8,7 @@
 #include "controlplane/client.h"
 #include "controlplane/exit_codes.h"
 #include "controlplane/message.h"
+#include "controlplane/toml_reader.h"
 #include "src/segment.h"
 
 namespace sluice {
@@ -21,6 +22,29 @@ int exit_code_of_refusal(const json& refusal) {
   if (code == kCodeSyntax) return kExitParse;
   if (code == kCodeSemantic) return kExitSemantic;
   return kExitFailure;
+}
+
+// A word that is no command, or none at all: what was meant, or what there is.
+int complain_of_command(const CLI::App& app) {
+  const CLI::App* at = &app;
+  std::string path;
+  while (!at->get_subcommands().empty()) {
+    at = at->get_subcommands().front();
+    path += (path.empty() ? "" : " ") + at->get_name();
+  }
+  std::vector<std::string_view> names;
+  std::string all;
+  for (const CLI::App* command : at->get_subcommands([](const CLI::App*) { return true; })) {
+    names.push_back(command->get_name());
+    all += (all.empty() ? "" : ", ") + command->get_name();
+  }
+  const std::vector<std::string> words = app.remaining(true);
+  if (words.empty())
+    return usage_error({path.empty() ? "no command was given" : path + " what?", "one of " + all});
+  const std::string_view near = nearest(words.front(), names);
+  return usage_error(
+      {(path.empty() ? "there is" : "'" + path + "' has") + " no command '" + words.front() + "'",
+       near.empty() ? "one of " + all : "did you mean '" + std::string(near) + "'?"});
 }
 
 int run(int argc, char** argv) {
@@ -41,6 +65,11 @@ int run(int argc, char** argv) {
   add_overrides(app, arguments, action);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::RequiredError& error) {
+    if (std::string_view(error.what()).find("subcommand") != std::string_view::npos)
+      return complain_of_command(app);
+    app.exit(error);
+    return kExitUsage;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitUsage;
   }

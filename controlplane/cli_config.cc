@@ -33,8 +33,11 @@ int check(const Arguments& arguments) {
     const auto listed = [](const std::vector<Diagnostic>& diagnostics) {
       json list = json::array();
       for (const Diagnostic& d : diagnostics) {
-        list.push_back(
-            {{"line", d.line}, {"column", d.column}, {"message", d.message}, {"suggestion", d.suggestion}});
+        list.push_back({{"file", d.file},
+                        {"line", d.line},
+                        {"column", d.column},
+                        {"message", d.message},
+                        {"suggestion", d.suggestion}});
       }
       return list;
     };
@@ -72,8 +75,10 @@ std::optional<json> sources_of(const Arguments& arguments) {
     sources.push_back({{"file", source.file}, {"text", source.text}});
   for (const Diagnostic& error : files.errors)
     std::fprintf(stderr, "%s\n", error.text().c_str());
-  if (!files.errors.empty()) return std::nullopt;
-  return sources;
+  if (files.errors.empty()) return sources;
+  if (arguments.as_json)
+    print(to_line(error_response(kCodeSyntax, {files.errors.front().text(), "sluice check FILE"})));
+  return std::nullopt;
 }
 
 int diff(const Arguments& arguments) {

@@ -12,17 +12,20 @@ namespace {
 
 using nlohmann::json;
 
-// The [[service]] tables of a file, as JSON. Empty, with the complaint made, when there are none.
-json services_in(const std::string& file) {
+// The [[service]] tables of a file, as JSON. Empty, with the complaint made and `exit_code` set, when there are
+// none.
+json services_in(const std::string& file, int& exit_code) {
   const ConfigFiles files = read_config_files(file);
   if (!files.errors.empty()) {
     complain({files.errors.front().text(), ""});
+    exit_code = exit_code_of(files.errors);
     return json::array();
   }
   const ConfigSource& source = files.sources.front();
   const ConfigResult read = parse_config(source.text, source.file);
   for (const Diagnostic& error : read.errors)
     std::fprintf(stderr, "%s\n", error.text().c_str());
+  exit_code = exit_code_of(read.errors);
   if (!read.config) return json::array();
   if (source.file.ends_with(".json")) return json::parse(source.text).at("service");
   std::ostringstream out;
@@ -31,8 +34,9 @@ json services_in(const std::string& file) {
 }
 
 int service_add(const Arguments& arguments) {
-  const json services = services_in(arguments.file);
-  if (services.empty()) return kExitSemantic;
+  int exit_code = kExitSemantic;
+  const json services = services_in(arguments.file, exit_code);
+  if (services.empty()) return exit_code;
   for (const json& service : services) {
     const int code = ask(arguments, {{"cmd", "service.add"}, {"definition", service}}, [](const json& r) {
       return format_change("service " + r.at("service").get<std::string>() + ": added", r);
@@ -96,9 +100,13 @@ void add_overrides(CLI::App& app, Arguments& arguments, Action& action) {
       app.add_subcommand("overrides", "what was decided at run time (sluice show overrides)")
           ->require_subcommand(1);
   CLI::App* clear = overrides->add_subcommand("clear", "back to what the files say");
-  clear->add_option("TARGET", arguments.target, "of this SERVICE or SERVICE/BACKEND only");
-  clear->callback([&] {
-    action = [&] {
+  const CLI::Option* target =
+      clear->add_option("TARGET", arguments.target, "of this SERVICE or SERVICE/BACKEND only");
+  clear->callback([&, target] {
+    action = [&, target] {
+      // sluice overrides clear "$BACKEND", without a value: not all of them.
+      if (target->count() > 0 && arguments.target.empty())
+        return usage_error({"the name is empty", "sluice overrides clear, without one, clears all"});
       return ask(arguments, {{"cmd", "overrides.clear"}, {"target", arguments.target}},
                  [](const json& r) { return format_change("overrides cleared", r); });
     };

@@ -16,6 +16,14 @@ Counters counters_of(const Arguments& arguments) {
   return arguments.with_stats ? Counters::sums : Counters::none;
 }
 
+// SERVICE or SERVICE/BACKEND, in a request.
+json target_of(const Arguments& arguments) {
+  const size_t slash = arguments.target.find('/');
+  json request = {{"service", arguments.target.substr(0, slash)}};
+  if (slash != std::string::npos) request["backend"] = arguments.target.substr(slash + 1);
+  return request;
+}
+
 void add_services(CLI::App& show, Arguments& arguments, Action& action) {
   static const Listing kListing = {"show.services", "/services", {"name"}, {"packets", "bytes", "flows"}};
   CLI::App* services = show.add_subcommand("services", "VIPs and how many backends they have");
@@ -35,13 +43,13 @@ void add_backends(CLI::App& show, Arguments& arguments, Action& action) {
       "show.backends", "/backends", {"service", "name"}, {"packets", "bytes", "flows"}};
   CLI::App* backends =
       show.add_subcommand("backends", "state, health, weight, share and next hop of each backend");
-  backends->add_option("SERVICE", arguments.service, "of this service only");
+  backends->add_option("SERVICE[/BACKEND]", arguments.target, "only of these");
   backends->add_flag("--stats", arguments.with_stats, "counters, too");
   add_listing_options(*backends, arguments, true);
   backends->callback([&] {
     action = [&] {
       return ask_listing(
-          arguments, {{"service", arguments.service}}, kListing,
+          arguments, target_of(arguments), kListing,
           [&](const json& r) { return table_of_backends(r, counters_of(arguments)); }, notes_on_backends);
     };
   });
@@ -91,9 +99,8 @@ void add_flows(CLI::App& show, Arguments& arguments, Action& action) {
   add_listing_options(*flows, arguments, false);
   flows->callback([&] {
     action = [&] {
-      const size_t slash = arguments.target.find('/');
-      json request = {{"service", arguments.target.substr(0, slash)}, {"list", arguments.listed}};
-      if (slash != std::string::npos) request["backend"] = arguments.target.substr(slash + 1);
+      json request = target_of(arguments);
+      request["list"] = arguments.listed;
       return ask_listing(arguments, std::move(request), kListing, table_of_flows, notes_on_flows);
     };
   });
@@ -103,7 +110,8 @@ void add_past_events(CLI::App& show, Arguments& arguments, Action& action) {
   CLI::App* events = show.add_subcommand("events", "what happened lately (sluice watch: what happens)");
   events->add_option("--kind", arguments.kind, "only of this kind; * and ?");
   events->add_option("--service", arguments.service, "only of this service; * and ?");
-  events->add_option("--last", arguments.listed, "only so many (of the 4096 that are kept)");
+  events->add_option("--last", arguments.listed, "only so many (of the 4096 that are kept)")
+      ->check(CLI::Range(1, 4096));
   events->callback([&] {
     action = [&] {
       json request = {{"cmd", "show.events"}, {"kind", arguments.kind}, {"service", arguments.service}};

@@ -83,6 +83,9 @@ void backend_add(Daemon& daemon, const json& request, uint64_t received_ns, cons
   edit_overrides(
       daemon, key,
       [key, address, weight](Overrides& overrides) {
+        // Others may have been first, while this one waited for the disk.
+        if (const Override* known = overrides.find(key); known != nullptr && known->address)
+          return fmt::format("there is a backend '{}/{}' already", key.first, key.second);
         Override entry;
         entry.address = address;
         entry.weight = weight;
@@ -223,7 +226,7 @@ void clear_overrides(Daemon& daemon, const json& request, uint64_t received_ns, 
         } else if (key.second.empty() && overrides.has_service(key.first)) {
           overrides.forget_service(key.first);
         } else {
-          return fmt::format("'{}' has no override", target);
+          return fmt::format("'{}' has no override; sluice show overrides has them all", target);
         }
         return std::string();
       },

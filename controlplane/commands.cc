@@ -1,5 +1,7 @@
 #include "controlplane/commands.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "controlplane/command_parts.h"
@@ -26,6 +28,13 @@ json audited_arguments(const json& request) {
     }
   }
   return arguments;
+}
+
+// A line of the log stays one line, whatever a client sends.
+std::string on_one_line(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  return text;
 }
 
 // " service=web backend=b1 weight=50"
@@ -74,7 +83,21 @@ void audit(Events& events, const Client& client, const std::string& command, con
   } else if (response.contains("before") && response.contains("after")) {
     event.text += fmt::format(": {} -> {}", response["before"].dump(), response["after"].dump());
   }
+  event.text = on_one_line(std::move(event.text));
   events.add(std::move(event));
+}
+
+// Arguments that would be taken for absent, and mean something else then: a dry run, one of many targets.
+json refusal_of_types(const json& request) {
+  for (const char* flag : {"dry_run", "force"}) {
+    if (request.contains(flag) && !request[flag].is_boolean())
+      return error_response(kCodeBadRequest, {fmt::format("\"{}\" is neither true nor false", flag), ""});
+  }
+  for (const char* name : {"target", "service", "backend"}) {
+    if (request.contains(name) && !request[name].is_string())
+      return error_response(kCodeBadRequest, {fmt::format("\"{}\" is no text", name), ""});
+  }
+  return nullptr;
 }
 
 void run(const Command& command, Daemon& daemon, const json& request, uint64_t received_ns,
@@ -86,6 +109,7 @@ void run(const Command& command, Daemon& daemon, const json& request, uint64_t r
           error_response(kCodeDenied, refusal));
     return reply(error_response(kCodeDenied, refusal));
   }
+  if (json refusal = refusal_of_types(request); !refusal.is_null()) return reply(std::move(refusal));
   if (command.needs != Role::admin) return command.run(daemon, request, received_ns, reply);
   command.run(daemon, request, received_ns,
               reply.with_tap([&daemon, client, name = std::string(command.name),

@@ -4,9 +4,11 @@ What the daemon publishes is read back through the CLI, which reads the publishe
 tests/unit/rollout_test.cc, with a real data plane in the other files of this folder.
 """
 
+import concurrent.futures
 import json
 import os
 import signal
+import socket
 
 import pytest
 
@@ -289,9 +291,48 @@ def test_wrong_commands_get_a_clear_answer(control):
             (["backend", "weight", "web/b1", "-1"], 2, "out of range"),
             (["backend", "weight", "web/b1", "many"], 2, "is not a whole number"),
             (["show", "backends", "web2"], 1, "did you mean 'web'?"),
-            (["nonsense"], 2, "")):
+            (["show", "backends", "web/b9"], 1, "no backend 'b9' in service 'web'"),
+            (["show", "backend"], 2, "did you mean 'backends'?"),
+            (["show", "events", "--last", "-1"], 2, "not in range"),
+            (["overrides", "clear", ""], 2, "the name is empty"),
+            (["service", "add", "/nowhere"], 3, "No such file"),
+            ([], 2, "no command was given"),
+            (["nonsense"], 2, "there is no command 'nonsense'")):
         result = control.cli(*arguments, check=False)
         assert result.returncode == code and says in result.stderr and result.stdout == "", (arguments, result)
+
+
+def ask(requests):
+    """The answers to these, on a connection of their own."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"{DIRECTORY}/control.sock")
+        connection.sendall(b"".join(json.dumps({"v": 1} | request).encode() + b"\n" for request in requests))
+        with connection.makefile() as answers:
+            return [json.loads(answers.readline()) for _ in requests]
+
+
+def test_an_argument_of_a_wrong_type_is_not_taken_for_absent(control):
+    control.cli("backend", "weight", "web/b1", "7")
+    wrong = [{"cmd": "overrides.clear", "target": ["web/b2"]}, {"cmd": "backend.weight", "backend": 1, "weight": 1},
+             {"cmd": "config.apply", "dry_run": "yes", "sources": [{"file": "x.toml", "text": config({"b2": 1})}]}]
+    assert [answer["code"] for answer in ask(wrong)] == ["bad_request"] * 3
+    assert control.backend("b1")["weight"] == 7
+
+
+def test_a_client_writes_no_lines_of_its_own_into_the_log(control):
+    ask([{"cmd": "backend.weight", "service": "web", "backend": "b1\nforged", "weight": 1}])
+    wait_until(lambda: "b1?forged" in control.sluiced.output(), control.sluiced.output, 5)
+    assert "\nforged" not in control.sluiced.output()
+
+
+def test_one_name_is_added_once(control):
+    with concurrent.futures.ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda i: ask([{"cmd": "backend.add", "service": "web", "backend": "new",
+                                                   "address": f"10.0.1.{100 + i}"}])[0], range(16)))
+    added = [i for i, answer in enumerate(answers) if answer["ok"]]
+    assert len(added) == 1, answers
+    assert control.backend("new")["address"] == f"10.0.1.{100 + added[0]}"
+    assert all("already" in answer["error"] for answer in answers if not answer["ok"])
 
 
 def test_a_second_daemon_is_refused_in_one_line_with_the_remedy(control):
