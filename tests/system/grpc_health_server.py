@@ -1,11 +1,12 @@
 """A gRPC server with nothing but grpc.health.v1.Health/Check: SERVING until SIGUSR1, then NOT_SERVING.
 
-    grpc_health_server.py PORT
+    grpc_health_server.py PORT [KEY CERTIFICATE]     with those two: over TLS
 """
 
 import signal
 import sys
 from concurrent import futures
+from pathlib import Path
 
 import grpc
 
@@ -23,6 +24,10 @@ def check(request, context):
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(
     "grpc.health.v1.Health", {"Check": grpc.unary_unary_rpc_method_handler(check)}),))
-server.add_insecure_port(f"[::]:{sys.argv[1]}")
+if len(sys.argv) > 2:
+    key, certificate = (Path(path).read_bytes() for path in sys.argv[2:4])
+    server.add_secure_port(f"[::]:{sys.argv[1]}", grpc.ssl_server_credentials([(key, certificate)]))
+else:
+    server.add_insecure_port(f"[::]:{sys.argv[1]}")
 server.start()
 server.wait_for_termination()

@@ -59,12 +59,16 @@ def start_https(fabric, name):
 
 def test_every_kind_against_a_real_server(idle_balancer):
     fabric = idle_balancer.fabric
+    fabric.hosts["b1"].sysctl(net__ipv4__icmp_ratelimit=0)  # two UDP services share what it says of closed ports
     https, certificate = start_https(fabric, "b1")
     dns = fabric.hosts["b1"].start("dns", ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv",
                                            "--no-hosts", "--port=5353", "--pid-file=", "--user=root",
                                            "--address=/www.example/192.0.2.7"])
     grpc = fabric.hosts["b1"].start("grpc", ["/usr/bin/python3", HERE / "grpc_health_server.py", 50051])
+    grpc_tls = fabric.hosts["b1"].start("grpc-tls", ["/usr/bin/python3", HERE / "grpc_health_server.py", 50052,
+                                                     certificate.parent / "key.pem", certificate])
     fabric.wait_listening("b1", 50051, grpc)
+    fabric.wait_listening("b1", 50052, grpc_tls)
     udp = fabric.hosts["b1"].start("udp", [sys.executable, HERE / "udp_echo.py", "b1", "10.0.1.11", 4000])
     tls = f'host = "web.example", ca_file = "{certificate}"'
     kinds = {
@@ -77,6 +81,9 @@ def test_every_kind_against_a_real_server(idle_balancer):
         "nodns": ('type = "dns", port = 5353, query = "www.example", rcode = "NXDOMAIN"', "L7STS"),
         "grpc": ('type = "grpc", port = 50051, service = "shop"', "L7OK"),
         "nogrpc": ('type = "grpc", port = 50051, service = "bank"', "L7STS"),
+        "grpctls": (f'type = "grpc", port = 50052, service = "shop", tls = true, {tls}', "L7OK"),
+        "strangegrpc": ('type = "grpc", port = 50052, tls = true, host = "web.example"', "L6RSP"),
+        "plaingrpc": ('type = "grpc", port = 50052', "L7RSP"),  # without TLS, where TLS is spoken
         "udp": ('type = "udp", port = 4000, send = "x", expect = "b1"', "L7OK"),
         "noudp": ('type = "udp", port = 4001, send_hex = "00ff"', "L4CON"),
         "icmp": ('type = "icmp"', "L4OK"),
@@ -95,9 +102,11 @@ def test_every_kind_against_a_real_server(idle_balancer):
     assert shown["command"]["detail"] == "ok"
     assert idle_balancer.backend("https", "b1")["health"] == "up"
     assert idle_balancer.backend("stranger", "b1")["health"] == "down"
+    assert shown["grpctls"]["detail"] == "SERVING"
     # And down again, each in its own way.
-    grpc.signal(signal.SIGUSR1)
-    wait_result(idle_balancer, "grpc", "b1", "L7STS")
+    for process, name in ((grpc, "grpc"), (grpc_tls, "grpctls")):
+        process.signal(signal.SIGUSR1)
+        wait_result(idle_balancer, name, "b1", "L7STS")
     for process in (https, dns, udp):
         process.kill()
     for name in ("tls", "https", "dns", "udp"):

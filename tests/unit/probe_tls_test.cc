@@ -18,7 +18,7 @@ namespace {
 namespace ssl = asio::ssl;
 using Type = HealthConfig::Type;
 
-// Shakes hands, answers one request with HTTP, and notes which name was asked for.
+// Shakes hands, answers one request with HTTP, and notes which name and which protocols were asked for.
 class TlsServer {
  public:
   TlsServer(asio::io_context& io, const Identity& identity)
@@ -27,10 +27,13 @@ class TlsServer {
     identity.serve(context_);
     SSL_CTX_set_tlsext_servername_callback(context_.native_handle(), note_name);
     SSL_CTX_set_tlsext_servername_arg(context_.native_handle(), this);
+    SSL_CTX_set_alpn_select_cb(context_.native_handle(), note_protocols, this);
     accept();
   }
   uint16_t port() const { return acceptor_.local_endpoint().port(); }
   const std::string& asked_name() const { return asked_name_; }
+  // ALPN's list, RFC 7301 3.1: each with its length before it; empty if there was none.
+  const std::string& asked_protocols() const { return asked_protocols_; }
 
  private:
   struct Client {
@@ -44,6 +47,13 @@ class TlsServer {
   static int note_name(SSL* connection, int*, void* me) {
     const char* name = SSL_get_servername(connection, TLSEXT_NAMETYPE_host_name);
     static_cast<TlsServer*>(me)->asked_name_ = name != nullptr ? name : "";
+    return SSL_TLSEXT_ERR_OK;
+  }
+  static int note_protocols(SSL*, const unsigned char** chosen, unsigned char* chosen_bytes,
+                            const unsigned char* offered, unsigned bytes, void* me) {
+    static_cast<TlsServer*>(me)->asked_protocols_.assign(offered, offered + bytes);
+    *chosen = offered + 1;
+    *chosen_bytes = offered[0];
     return SSL_TLSEXT_ERR_OK;
   }
 
@@ -71,6 +81,7 @@ class TlsServer {
   tcp::acceptor acceptor_;
   ssl::context context_;
   std::string asked_name_;
+  std::string asked_protocols_;
 };
 
 class TlsTest : public ProbeFixture {
@@ -88,6 +99,7 @@ class TlsTest : public ProbeFixture {
     wanted.config.host = "web.example";
     wanted.config.ca_file = ca_file_;
     wanted.config.timeout = Milliseconds(2000);
+    wanted.config.tls = type == Type::grpc;
     return wanted;
   }
   Identity issue(const std::string& names, long valid_for_s = 3600) const {
@@ -127,6 +139,19 @@ TEST_F(TlsTest, HttpsIsHttpOverIt) {
   EXPECT_EQ(check(wanted).code, CheckCode::l7sts);
 }
 
+// A gRPC server refuses who does not ask for HTTP/2 by ALPN. Against a real one: tests/system/test_health.py.
+TEST_F(TlsTest, GrpcAsksForHttp2AndTheOthersDoNot) {
+  TlsServer server(io_, issue("DNS:web.example"));
+  const CheckResult result = check(tls_target(server.port(), Type::grpc));
+  EXPECT_EQ(server.asked_protocols(), "\2h2");
+  EXPECT_EQ(server.asked_name(), "web.example");
+  EXPECT_EQ(result.code, CheckCode::l7rsp) << "it answers with HTTP/1: " << result.detail;
+  TlsServer other(io_, issue("DNS:web.example"));
+  EXPECT_EQ(check(tls_target(other.port(), Type::https)).code, CheckCode::l7ok);
+  EXPECT_EQ(check(tls_target(other.port(), Type::tls)).code, CheckCode::l6ok);
+  EXPECT_EQ(other.asked_protocols(), "");
+}
+
 TEST_F(TlsTest, ACertificateThatIsNotRightIsNamed) {
   const Identity stranger = Identity::make("web", "DNS:web.example", nullptr);
   const Identity other_name = issue("DNS:other.example");
@@ -139,7 +164,7 @@ TEST_F(TlsTest, ACertificateThatIsNotRightIsNamed) {
                {expired, "certificate: certificate has expired"}};
   for (const auto& c : cases) {
     TlsServer server(io_, c.identity);
-    for (const Type type : {Type::tls, Type::https}) {
+    for (const Type type : {Type::tls, Type::https, Type::grpc}) {
       const CheckResult result = check(tls_target(server.port(), type));
       EXPECT_EQ(result.code, CheckCode::l6rsp);
       EXPECT_EQ(result.detail, c.detail);
