@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "controlplane/policy.h"
 #include "controlplane/totals.h"
 #include "src/maglev.h"
 
@@ -37,12 +38,25 @@ json diff_keys(const Keys& from, const Keys& to) {
   return out;
 }
 
-bool will_take_new(const Service& service, const Backend& backend) {
-  if (backend.config.sorry || backend.admin != Admin::ready || backend.weight() == 0) return false;
-  return backend.health == Health::unknown || service.counts_as_up(backend);
+// As it is when those that nobody has checked yet are up and can be reached: then it is settled whether the
+// backends serve or the sorry backend does.
+Service as_it_will_be(Service service) {
+  for (Backend& backend : service.backends) {
+    if (backend.health != Health::unknown) continue;
+    backend.health = Health::up;
+    backend.next_hop.resolved = true;
+  }
+  service.standing = judge(service);
+  return service;
 }
 
-Shares shares_of(const Service& service) {
+bool will_take_new(const Service& service, const Backend& backend) {
+  if (backend.config.sorry != service.standing.sorry_serves) return false;
+  return backend.admin == Admin::ready && backend.weight() > 0 && service.counts_as_up(backend);
+}
+
+Shares shares_of(const Service& now) {
+  const Service service = as_it_will_be(now);
   Shares shares;
   for (const Backend& backend : service.backends) {
     if (will_take_new(service, backend)) shares[backend.config.name] = backend.weight();

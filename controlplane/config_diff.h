@@ -26,7 +26,8 @@ nlohmann::json diff_written(const WrittenConfig& from, const WrittenConfig& to);
 //   flows_moved                tracked flows of backends that go, and of services that go
 //
 // `next` is the model as it would be. Backends that nobody has checked yet are taken as up: it says what the
-// change comes to. Cost: a lookup table (1 ms) for each service that changes.
+// change comes to. The sorry backend counts while it serves, and then nobody else does. Cost: a lookup table
+// (1 ms) for each service that changes.
 nlohmann::json diff_flows(const Model& now, const Model& next, const TablesView& current,
                           const StatsSegment* stats);
 

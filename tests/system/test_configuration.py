@@ -73,6 +73,23 @@ def test_diff_says_what_would_change_and_what_moves(control):
     assert same.returncode == 0 and "the files say the same" in same.stdout
 
 
+def test_diff_shows_another_sorry_backend(control):
+    def with_sorry(address):
+        sorry = f'sorry = {{ name = "apology", address = "{address}" }}'
+        return config().replace('forward = "ipip"', f'forward = "ipip"\n{sorry}')
+    control.config_path.write_text(with_sorry("10.0.1.21"))
+    control.cli("reload")
+    control.wait_up()
+    result = control.cli("--json", "diff", write(control, "new.toml", with_sorry("10.0.1.22")), check=False)
+    assert result.returncode == DIFFERS
+    answer = json.loads(result.stdout)
+    (changed,) = answer["objects"]
+    (key,) = changed["keys"]
+    assert (changed["service"], changed["change"], key["key"]) == ("web", "changed", "sorry.address")
+    assert "10.0.1.21" in key["from"] and "10.0.1.22" in key["to"]
+    assert answer["flows"] == [], "nobody is on it"
+
+
 def test_a_changed_weight_of_one_in_a_thousand_moves_little(control):
     def thousand(first_weight):
         text = config().split("  [[service.backend]]")[0]

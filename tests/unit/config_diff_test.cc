@@ -99,6 +99,47 @@ TEST(ConfigDiff, CountsWhatMoves) {
   EXPECT_EQ(flows[0]["hash_space_moved_percent"], 100.0);
 }
 
+// Proves that the sorry backend moves flows when it serves, and only then: another one, none, or the
+// backends' weights, which count for nobody meanwhile.
+TEST(ConfigDiff, TheSorryBackendCountsWhileItServes) {
+  Publisher publisher = Publisher::anonymous();
+  const BackendConfig sorry{"apology", v4(0x0a0100ff), 100, Admin::ready, true};
+  BackendConfig another = sorry;
+  another.name = "regret";
+  another.address = v4(0x0a0100fe);
+  Config config = small_config();
+  config.services[0].backends.push_back(sorry);
+  Model model = model_of(config, publisher);
+  model.settle();
+  compiled(model, publisher);
+  const auto moves = [&](const Config& next) {
+    return diff_flows(model, after(model, next, publisher), publisher.current(), nullptr);
+  };
+  Config other_sorry = config, no_sorry = config, other_weight = config;
+  other_sorry.services[0].backends.back() = another;
+  no_sorry.services[0].backends.pop_back();
+  other_weight.services[0].backends[0].weight = 10;
+  EXPECT_TRUE(moves(other_sorry).empty());
+  EXPECT_TRUE(moves(no_sorry).empty());
+  ASSERT_EQ(moves(other_weight).size(), 1u);
+  EXPECT_LT(moves(other_weight)[0]["hash_space_moved_percent"], 50.0);
+
+  for (const char* name : {"b0", "b1", "b2"})
+    edit(model, "web", name).health = Health::down;
+  model.settle();
+  compiled(model, publisher);
+  ASSERT_TRUE(model.services()[0].standing.sorry_serves);
+  EXPECT_TRUE(moves(config).empty());
+  EXPECT_TRUE(moves(other_weight).empty()) << "the sorry backend has it all";
+  for (const Config& next : {other_sorry, no_sorry}) {
+    const json flows = moves(next);
+    ASSERT_EQ(flows.size(), 1u);
+    EXPECT_EQ(flows[0]["service"], "web");
+    EXPECT_EQ(flows[0]["hash_space_moved_percent"], 100.0);
+    EXPECT_EQ(flows[0]["ideal_percent"], 100.0);
+  }
+}
+
 // Proves that a table of another size is compared by hash space, not by slot numbers: nobody's share changes
 // by much.
 TEST(ConfigDiff, ComparesTablesOfTwoSizes) {
