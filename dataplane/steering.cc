@@ -19,6 +19,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "bpf/steer_abi.h"
 #include "src/segment.h"
 
 namespace sluice {
@@ -37,13 +38,32 @@ bool make_directory(const std::string& path) {
 
 // Of the VIP map that this instance pinned (its private view of bpffs is in place); 0: none yet.
 uint32_t own_vips_map_id() {
-  const int fd = bpf_obj_get((std::string(kBpffs) + "/sluice_vips").c_str());
+  const int fd = bpf_obj_get((std::string(kBpffs) + "/" SLUICE_VIPS_MAP_NAME).c_str());
   if (fd < 0) return 0;
   bpf_map_info info{};
   uint32_t info_bytes = sizeof info;
   const int failed = bpf_obj_get_info_by_fd(fd, &info, &info_bytes);
   close(fd);
   return failed == 0 ? info.id : 0;
+}
+
+// libbpf takes over a pinned map of exactly the layout in steer.bpf.c, and else only says "parameter
+// mismatch".
+Result<Done> check_pinned_map(const std::string& path) {
+  const int fd = bpf_obj_get(path.c_str());
+  if (fd < 0) return Done{};  // libbpf pins its own, or says why it cannot
+  bpf_map_info info{};
+  uint32_t info_bytes = sizeof info;
+  const int failed = bpf_obj_get_info_by_fd(fd, &info, &info_bytes);
+  close(fd);
+  if (failed != 0) return system_error("cannot look at " + path);
+  if (info.type == BPF_MAP_TYPE_HASH && info.key_size == sizeof(sluice_vip_key) &&
+      info.value_size == sizeof(uint32_t) && info.max_entries == SLUICE_VIPS_MAX &&
+      info.map_flags == BPF_F_NO_PREALLOC) {
+    return Done{};
+  }
+  return Error{path + " is the map of another version of Sluice",
+               "stop sluiced and sluice-dataplane of this instance, then: sudo rm " + path};
 }
 
 }  // namespace
@@ -56,6 +76,7 @@ Result<Done> use_instance_bpffs(const std::string& instance_directory) {
   const std::string all = std::string(kBpffs) + "/sluice";
   const std::string own = all + "/" + instance_name(instance_directory);
   if (!make_directory(all) || !make_directory(own)) return system_error("cannot create " + own);
+  if (Result<Done> fits = check_pinned_map(own + "/" SLUICE_VIPS_MAP_NAME); !fits) return fits.error();
   if (unshare(CLONE_NEWNS) != 0) return system_error("cannot have a private view of " + std::string(kBpffs));
   if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
       mount(own.c_str(), kBpffs, nullptr, MS_BIND, nullptr) != 0) {

@@ -12,7 +12,7 @@
 
 namespace sluice {
 
-// Before any thread is made. An Error when bpffs is not mounted.
+// Before any thread is made. An Error when bpffs is not mounted, or holds a map of another version.
 Result<Done> use_instance_bpffs(const std::string& instance_directory);
 
 // Is the interface free for our steering program? True also for one that a killed predecessor of this

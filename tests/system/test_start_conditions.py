@@ -9,7 +9,7 @@ import pytest
 
 from fabric import VIPS4, program
 from lab import run, wait_until
-from sluice import on_fabric, service
+from sluice import on_fabric, pins_directory, service
 from traffic import curl_once
 
 WEB = VIPS4[0]
@@ -84,6 +84,86 @@ def test_no_hugepages(idle_balancer):
 def test_no_bpffs(idle_balancer):
     prefix = in_private_mounts("umount --lazy /sys/fs/bpf")
     expect_refusal(dataplane(idle_balancer, prefix=prefix), "/sys/fs/bpf", "mount -t bpf")
+
+
+def expect_steering_refusal(result, *mentioned):
+    """As expect_refusal, below what libbpf and DPDK say of the program."""
+    assert result.returncode not in (0, 2), result.stdout + result.stderr
+    *_, refusal, remedy = result.stderr.strip().splitlines()
+    assert refusal.startswith("sluice-dataplane: ") and remedy.startswith("  try: "), result.stderr
+    for word in mentioned:
+        assert word in refusal + remedy, result.stderr
+
+
+def expect_no_program(balancer):
+    assert "prog/xdp" not in run(["ip", "-n", balancer.host.netns, "link", "show", "eth0"]).stdout
+
+
+def test_no_steering_program(idle_balancer):
+    command = [*idle_balancer.dataplane_command(), "--steer", "/nowhere/steer.o"]
+    expect_refusal(dataplane(idle_balancer, command=command), "/nowhere/steer.o", "--steer")
+
+
+def test_steering_program_that_cannot_be_loaded(idle_balancer):
+    """Whatever is wrong with it: no port, nothing on the NIC, and the next start with the right one works."""
+    balancer = idle_balancer
+    damaged = balancer.fabric.folder / "damaged.o"
+    damaged.write_bytes(program("bpf/steer.bpf.o").read_bytes()[:700])
+    for wrong in (damaged, program("bpf/check.bpf.o")):
+        expect_steering_refusal(dataplane(balancer, command=[*balancer.dataplane_command(), "--steer", wrong]), "eth0")
+        expect_no_program(balancer)
+    balancer.start()
+    assert curl_once(balancer.fabric.hosts["c1"], WEB)[0] == 200
+
+
+def test_steering_map_of_another_version(idle_balancer):
+    """The pinned map that both sides would use has another layout: both name it and say what to do; sluiced goes on, and
+    steers when the map is gone."""
+    balancer = idle_balancer
+    path = pins_directory(balancer.fabric.name) / "sluice_vips"
+    path.parent.mkdir(parents=True)
+    run(["bpftool", "map", "create", path, "type", "hash", "key", "8", "value", "4", "entries", "16", "name", "sluice_vips"])
+    expect_refusal(dataplane(balancer), f"{path} is the map of another version", f"sudo rm {path}")
+    expect_no_program(balancer)
+    balancer.start_sluiced()
+    balancer.wait_answering()
+    expect_steering_failed(balancer, f"{path} is the map of another version", f"sudo rm {path}")
+    path.unlink()
+    expect_steering_works(balancer)
+    balancer.start_dataplane()
+    balancer.wait_ready()
+    assert curl_once(balancer.fabric.hosts["c1"], WEB)[0] == 200
+
+
+def expect_steering_failed(balancer, *mentioned):
+    (event,) = balancer.show("show", "events", "--kind", "steering_*")["events"]
+    assert (event["kind"], event["level"]) == ("steering_failed", "warning")
+    steering = balancer.dataplane_report()["control"]["steering"]
+    assert not steering["on"] and steering["fault"]
+    for word in mentioned:
+        assert word in event["text"] and word in steering["fault"], (event, steering)
+
+
+def expect_steering_works(balancer):
+    wait_until(lambda: balancer.dataplane_report()["control"]["steering"]["on"], "the steering map is there")
+    kinds = [e["kind"] for e in balancer.show("show", "events", "--kind", "steering_*")["events"]]
+    assert kinds == ["steering_failed", "steering_works"]
+    assert balancer.dataplane_report()["control"]["steering"]["keys"] == 2
+
+
+def test_sluiced_without_bpffs(idle_balancer):
+    """It serves: the CLI answers and checks go on; it says what is missing, and mends it when it is there."""
+    balancer = idle_balancer
+    prefix = in_private_mounts("umount --lazy /sys/fs/bpf")
+    command = [*prefix, program("controlplane/sluiced"), balancer.config_path, "--dir", balancer.directory]
+    balancer.sluiced = balancer.host.start("sluiced", [*command, "--state", balancer.state])
+    balancer.wait_answering()
+    expect_steering_failed(balancer, "no bpffs at /sys/fs/bpf", "mount -t bpf")
+    wait_until(lambda: all(b["health"] == "up" for b in balancer.backends().values()), "checks go on")
+    balancer.change("backend", "weight", "web/b1", "50")
+    assert balancer.backend("web", "b1")["weight"] == 50
+    run(["nsenter", f"--mount=/proc/{balancer.sluiced.pid}/ns/mnt", "mount", "-t", "bpf", "bpf", "/sys/fs/bpf"])
+    expect_steering_works(balancer)
 
 
 @pytest.mark.parametrize("segment", ["stats", "flows", "tables"])
