@@ -171,6 +171,11 @@ def test_drain_waits_for_the_flows_and_says_what_remains(balancer, all_ready):
     late = balancer.cli("--json", "backend", "drain", "web/b1", "--wait", "--timeout", "1s", check=False)
     answer = json.loads(late.stdout.splitlines()[-1])
     assert late.returncode == TIME_IS_UP and answer["ok"] is False and answer["flows"] == remain
+    # On a terminal there is a progress line, elsewhere not.
+    assert "after 0 s" not in late.stdout + late.stderr
+    command = f"{program('controlplane/sluice')} --dir {balancer.directory} backend drain web/b1 --wait --timeout 1s"
+    shown = balancer.host.run("script", "--quiet", "--return", "--command", command, "/dev/null", check=False)
+    assert shown.returncode == TIME_IS_UP and f"web/b1: {flows} left after 0 s" in shown.stdout, shown
     # It goes on waiting while some are left, and ends when none are.
     waiting = balancer.host.start("drain", [program("controlplane/sluice"), "--dir", balancer.directory, "backend", "drain",
                                             "web/b1", "--wait", "--timeout", "2m"])
