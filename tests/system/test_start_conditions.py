@@ -166,6 +166,26 @@ def test_sluiced_without_bpffs(idle_balancer):
     expect_steering_works(balancer)
 
 
+@pytest.mark.skipif(Path("/proc/sys/kernel/unprivileged_bpf_disabled").read_text().strip() == "0",
+                    reason="this kernel lets everybody make maps")
+def test_sluiced_that_may_not_load_bpf(idle_balancer):
+    """Steering and checks of VIPs need it: both are named, those checks say why they are none, the others go on."""
+    balancer = idle_balancer
+    on_vip = '{ type = "tcp", to = "vip", interval = "200ms" }'
+    balancer.write_config(CONFIG + service("own", VIPS4[1], "ipip", on_fabric(), health=on_vip))
+    prefix = ["setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"]
+    command = [*prefix, program("controlplane/sluiced"), balancer.config_path, "--dir", balancer.directory]
+    balancer.sluiced = balancer.host.start("sluiced", [*command, "--state", balancer.state])
+    balancer.wait_answering()
+    expect_steering_failed(balancer, "CAP_BPF")
+    (event,) = wait_until(lambda: balancer.show("show", "events", "--kind", "vip_checks_*")["events"], "it is told")
+    assert (event["kind"], event["level"]) == ("vip_checks_failed", "warning") and "not permitted" in event["text"], event
+    wait_until(lambda: all(b["health"] == "up" for (of, _), b in balancer.backends().items() if of == "web"), "checks go on")
+    for name in on_fabric():
+        backend = balancer.backend("own", name)
+        assert "not permitted" in backend["check"]["impossible"] and backend["health"] != "up", backend
+
+
 @pytest.mark.parametrize("segment", ["stats", "flows", "tables"])
 def test_shared_memory_of_another_version(fresh_balancer, segment):
     balancer = fresh_balancer
