@@ -34,6 +34,7 @@ int drain_and_wait(const Arguments& arguments) {
   if (!limit)
     return usage_error({fmt::format("time '{}' is not 90s, 10m or the like", arguments.time_max), ""});
   json request = {{"cmd", "backend.admin"}, {"admin", "drain"}, {"targets", arguments.targets}};
+  if (arguments.force) request["force"] = true;
   std::vector<std::string> drained;
   const int code = ask(
       arguments, std::move(request),

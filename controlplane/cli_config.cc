@@ -1,5 +1,4 @@
 // sluice check, diff, apply, confirm, rollback, reload: the configuration as a whole.
-#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <optional>
@@ -55,17 +54,6 @@ int check(const Arguments& arguments) {
   return exit_code_of(loaded.errors);
 }
 
-// "60s", "10m", "500"... to whole seconds; 0: it is none.
-uint32_t seconds_of(const std::string& text) {
-  uint32_t amount = 0;
-  const auto [unit, fault] = std::from_chars(text.data(), text.data() + text.size(), amount);
-  const std::string_view rest(unit, static_cast<size_t>(text.data() + text.size() - unit));
-  if (fault != std::errc()) return 0;
-  if (rest == "s" || rest.empty()) return amount;
-  if (rest == "m") return amount * 60;
-  return rest == "h" ? amount * 3600 : 0;
-}
-
 // The files as they are, for the daemon to judge; nothing, with the complaint made, when they cannot be read.
 std::optional<json> sources_of(const Arguments& arguments) {
   const ConfigFiles files =
@@ -95,10 +83,10 @@ int apply(const Arguments& arguments) {
   if (!sources) return kExitParse;
   json request = {{"cmd", "config.apply"}, {"sources", *sources}, {"dry_run", arguments.dry_run}};
   if (!arguments.confirm.empty()) {
-    const uint32_t seconds = seconds_of(arguments.confirm);
-    if (seconds == 0)
+    const auto time = parse_time(arguments.confirm);
+    if (!time || *time < std::chrono::seconds(1))
       return usage_error({fmt::format("'{}' is no time", arguments.confirm), "--confirm 60s, or 5m"});
-    request["confirm_s"] = seconds;
+    request["confirm_s"] = std::chrono::ceil<std::chrono::seconds>(*time).count();
   }
   return ask(arguments, std::move(request), [&](const json& r) {
     if (arguments.dry_run) return format_diff(r);

@@ -144,6 +144,8 @@ std::string format_control(const json& control) {
       duration(control.at("published_s")), control.at("services").get<uint64_t>(),
       control.at("backends").get<uint64_t>(), memory.at("used_bytes").get<double>() / (1 << 20),
       memory.at("size_bytes").get<double>() / (1 << 20));
+  if (const json& left = control.at("confirm_within_s"); !left.is_null())
+    out += fmt::format("  on trial       goes back in {} s, unless: sluice confirm\n", left.get<int64_t>());
   if (!fault.empty()) return out + "  steering       off: " + fault + "\n";
   return out + fmt::format("  steering       {} keys in {}\n", steering.at("keys").get<uint64_t>(),
                            text_of(steering, "map"));

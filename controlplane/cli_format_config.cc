@@ -42,6 +42,8 @@ std::string format_diff(const json& response) {
     }
   }
   if (out.empty()) out = "the files say the same\n";
+  for (const json& sentence : response.at("overrides_dropped"))
+    out += fmt::format("override dropped: {}\n", sentence.get<std::string>());
   if (!response.contains("flows") || response.at("flows").is_null()) return out;
   for (const json& flows : response.at("flows")) {
     out += fmt::format("{}: {:.3f} % of untracked flows move (ideal {:.3f} %); of {} tracked flows {} move\n",

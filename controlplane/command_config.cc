@@ -37,6 +37,7 @@ void answer_applied(Daemon& daemon, const Daemon::Applied& applied, bool dry_run
   response["services"] = daemon.model().services().size();
   response["objects"] = applied.objects;
   response["flows"] = applied.flows;
+  response["overrides_dropped"] = applied.overrides_dropped;
   if (!applied.change || !dry_run)
     return finish_change(daemon, applied.change, received_ns, std::move(response), reply);
   reply(std::move(response));

@@ -34,8 +34,10 @@ bool files_have(const Daemon& daemon, const OverrideKey& key) {
                                            [&](const auto& b) { return b.name == key.second; });
 }
 
-// Those that the files do not have are enabled.
-bool enabled_in_files(const Daemon& daemon, const std::string& name) {
+// As the files have it, or the definition it was added with.
+bool enabled_as_defined(const Daemon& daemon, const Overrides& overrides, const std::string& name) {
+  if (const auto added = overrides.services().find(name); added != overrides.services().end())
+    return added->second.value("enabled", true);
   const std::vector<ServiceConfig>& services = daemon.configuration().version().config.services;
   const auto service =
       std::find_if(services.begin(), services.end(), [&](const auto& s) { return s.name == name; });
@@ -192,7 +194,7 @@ void service_enable(Daemon& daemon, const json& request, uint64_t received_ns, c
           const Override* known = overrides.find({name, ""});
           Override entry = known == nullptr ? Override() : *known;
           entry.enabled.reset();
-          if (enabled != enabled_in_files(daemon, name)) entry.enabled = enabled;
+          if (enabled != enabled_as_defined(daemon, overrides, name)) entry.enabled = enabled;
           overrides.set({name, ""}, std::move(entry));
         }
         return std::string();
@@ -240,7 +242,7 @@ void write_overrides(Daemon& daemon, const json& request, uint64_t received_ns, 
   json response = ok_response();
   response["file"] = written.file;
   response["text"] = written.text;
-  if (dry_run) return reply(std::move(response));
+  if (dry_run && written.change) return reply(std::move(response));
   finish_change(daemon, written.change, received_ns, std::move(response), reply);
 }
 

@@ -12,20 +12,21 @@ namespace {
 
 using nlohmann::json;
 
-// What a text argument may take of an audit event; a whole configuration is told by its size.
+// What a value may take of an audit event; a whole configuration is told by its size.
 constexpr size_t kAuditedTextMax = 256;
+
+json audited(const json& value) {
+  const std::string text = value.is_string() ? value.get<std::string>()
+                                             : value.dump(-1, ' ', false, json::error_handler_t::replace);
+  if (text.size() <= kAuditedTextMax) return value;
+  return value.is_structured() ? fmt::format("({} of them)", value.size()) : fmt::format("({} bytes)", text.size());
+}
 
 json audited_arguments(const json& request) {
   json arguments = json::object();
   for (const auto& [key, value] : request.items()) {
     if (key == "v" || key == "cmd") continue;
-    const std::string text = value.is_string() ? value.get<std::string>()
-                                               : value.dump(-1, ' ', false, json::error_handler_t::replace);
-    if (text.size() <= kAuditedTextMax) {
-      arguments[key] = value;
-    } else {
-      arguments[key] = fmt::format("({} bytes)", text.size());
-    }
+    arguments[key] = audited(value);
   }
   return arguments;
 }
@@ -76,12 +77,12 @@ void audit(Events& events, const Client& client, const std::string& command, con
   if (client.peer.login_user) event.details["login_uid"] = *client.peer.login_user;
   event.text = fmt::format("{}: {}{}", client.who(), command, sentence_of(arguments));
   for (const char* key : {"generation", "changed", "before", "after", "code", "error"}) {
-    if (response.contains(key)) event.details[key] = response[key];
+    if (response.contains(key)) event.details[key] = audited(response[key]);
   }
   if (!ok) {
     event.text += " refused: " + response.value("error", "");
   } else if (response.contains("before") && response.contains("after")) {
-    event.text += fmt::format(": {} -> {}", response["before"].dump(), response["after"].dump());
+    event.text += fmt::format(": {} -> {}", event.details["before"].dump(), event.details["after"].dump());
   }
   event.text = on_one_line(std::move(event.text));
   events.add(std::move(event));

@@ -116,27 +116,29 @@ Configuration::Parsed Configuration::begin() {
   const std::optional<std::string> kept = read(config_file_);
   const uint64_t kept_hash = kept && restore_config(*kept) ? files_hash_ : 0;
 
+  if (pending_) arm(std::chrono::milliseconds(pending_->deadline_unix_ms - unix_ms()));
+
   Parsed files = read_files();
   const bool has_kept = !version_.sources.empty();
-  if (has_kept && (!files.version || files_hash_ == kept_hash)) {
+  if (has_kept && (!files.version || files.version->files_hash == kept_hash)) {
     if (!files.version) {
       for (const Diagnostic& error : files.errors)
         told("config_error", Event::Level::error, error.text());
       told("config_refused", Event::Level::error,
            path_ + " is faulty: the last good configuration is in force; mend it, then: sluice reload");
     }
-    if (pending_) arm(std::chrono::milliseconds(pending_->deadline_unix_ms - unix_ms()));
     return {version_, {}, std::move(files.warnings)};
   }
-  pending_.reset();  // CONFIG was changed since: it is newer than what waits
-  return files;
+  return files;  // changed since: newer than what was in force, on trial or not
 }
 
 Configuration::Parsed Configuration::read_files() {
   ConfigFiles files = read_config_files(path_);
-  files_hash_ = hash_of(files.sources);
-  if (files.errors.empty()) return parse(std::move(files.sources));
-  return {std::nullopt, std::move(files.errors), {}};
+  if (!files.errors.empty()) return {std::nullopt, std::move(files.errors), {}};
+  const uint64_t hash = hash_of(files.sources);
+  Parsed parsed = parse(std::move(files.sources));
+  if (parsed.version) parsed.version->files_hash = hash;
+  return parsed;
 }
 
 Config Configuration::effective(const Version& version, const Overrides& overrides,
@@ -146,9 +148,17 @@ Config Configuration::effective(const Version& version, const Overrides& overrid
   return config;
 }
 
-void Configuration::take(Version version) {
+void Configuration::take(Version version, std::optional<Trial> trial) {
   version_ = std::move(version);
+  if (version_.files_hash != 0) files_hash_ = version_.files_hash;
   taken_unix_ms_ = unix_ms();
+  pending_.reset();
+  deadline_.cancel();
+  if (trial) {
+    const std::chrono::milliseconds length = trial->length;
+    pending_ = Pending{std::move(*trial), unix_ms() + length.count()};
+    arm(length);
+  }
   config_file_.save();
 }
 
@@ -197,19 +207,15 @@ void Configuration::save_ahead(Overrides next, StateFile::Saved done) {
 
 // ---- Confirmation -----------------------------------------------------------------------------------------
 
-void Configuration::await_confirmation(Version before, std::chrono::seconds deadline) {
-  pending_ = Pending{std::move(before), unix_ms() + std::chrono::milliseconds(deadline).count(), deadline};
-  arm(deadline);
-  config_file_.save();
-}
-
 // The timer is a steady one. Only a successor has to trust the wall clock: whatever that did meanwhile, it
 // waits no longer than was asked for.
 void Configuration::arm(std::chrono::milliseconds left) {
   deadline_.expires_after(
-      std::clamp<std::chrono::milliseconds>(left, std::chrono::milliseconds(0), pending_->length));
+      std::clamp<std::chrono::milliseconds>(left, std::chrono::milliseconds(0), pending_->trial.length));
   deadline_.async_wait([this](const boost::system::error_code& error) {
-    if (!error && pending_) roll_back_now();
+    if (error || !pending_) return;
+    roll_back_();
+    if (pending_) arm(kRollBackRetry);
   });
 }
 
@@ -224,10 +230,18 @@ void Configuration::confirm() {
   config_file_.save();
 }
 
-void Configuration::roll_back_now() {
-  Version before = std::move(pending_->before);
-  confirm();
-  roll_back_(std::move(before));
+Overrides Configuration::overrides_before_trial() const {
+  Overrides before = overrides_;
+  for (const auto& [name, service] : trial().dropped.services()) {
+    if (!before.services().contains(name)) before.add_service(name, service);
+  }
+  const auto same = [](const Override* a, const Override* b) {
+    return a == nullptr || b == nullptr ? a == b : *a == *b;
+  };
+  for (const auto& [key, entry] : trial().dropped.entries()) {
+    if (same(overrides_.find(key), trial().left.find(key))) before.set(key, entry);
+  }
+  return before;
 }
 
 // ---- On disk ----------------------------------------------------------------------------------------------
@@ -236,9 +250,11 @@ std::string Configuration::config_contents() const {
   json out = {
       {"sources", to_json(version_.sources)}, {"files_hash", files_hash_}, {"taken_unix_ms", taken_unix_ms_}};
   if (pending_)
-    out["pending"] = {{"before", to_json(pending_->before.sources)},
+    out["pending"] = {{"before", to_json(pending_->trial.before.sources)},
+                      {"dropped", pending_->trial.dropped.to_json()},
+                      {"left", pending_->trial.left.to_json()},
                       {"deadline_unix_ms", pending_->deadline_unix_ms},
-                      {"length_s", pending_->length.count()}};
+                      {"length_s", pending_->trial.length.count()}};
   return dump(out);
 }
 
@@ -257,9 +273,12 @@ bool Configuration::restore_config(const std::string& contents) {
     if (kept.contains("pending")) {
       const json& pending = kept["pending"];
       Parsed before = parse(sources_of(pending.at("before")));
+      std::vector<std::string> faults;  // its own writing, and only the way back
       if (before.version)
-        pending_ = Pending{std::move(*before.version), pending.at("deadline_unix_ms").get<int64_t>(),
-                           std::chrono::seconds(pending.at("length_s").get<int64_t>())};
+        pending_ = Pending{{std::move(*before.version), Overrides::from_json(pending.at("dropped"), faults),
+                            Overrides::from_json(pending.at("left"), faults),
+                            std::chrono::seconds(pending.at("length_s").get<int64_t>())},
+                           pending.at("deadline_unix_ms").get<int64_t>()};
     }
     return true;
   } catch (const json::exception& fault) {

@@ -35,6 +35,14 @@ class Configuration {
     std::vector<ConfigSource> sources;
     Config config;
     WrittenConfig written;
+    uint64_t files_hash = 0;  // of CONFIG as it stood, when this is it
+  };
+  // A version on trial, and the way back: the version before, and the overrides that this one has no place for.
+  struct Trial {
+    Version before;
+    Overrides dropped;  // as they were before
+    Overrides left;     // what became of them
+    std::chrono::seconds length;
   };
   struct Parsed {
     std::optional<Version> version;  // set exactly when there are no errors
@@ -45,6 +53,7 @@ class Configuration {
 
   // How long whoever waits for the disk waits.
   static constexpr std::chrono::seconds kDiskPatience{1};
+  static constexpr std::chrono::seconds kRollBackRetry{1};
 
   // `path` is CONFIG, the file that sluiced was started with. `disk` has one thread, and outlives this.
   Configuration(boost::asio::io_context& io, boost::asio::thread_pool& disk, std::string path,
@@ -55,10 +64,13 @@ class Configuration {
   // What to start with: CONFIG, unless it stands as it stood when something else was applied: then that.
   // A faulty CONFIG gives way to the last good configuration, and that is an event. Overrides are those that
   // were kept. Call version() only after it gave one.
+  // When it gave CONFIG and that cannot be used, last_good() is left.
   Parsed begin();
-  Parsed read_files();  // CONFIG as it stands now, which is noted
+  Parsed read_files();  // CONFIG as it stands now
 
   const Version& version() const { return version_; }
+  // Before the first take(): what was in force last, if anything.
+  const Version* last_good() const { return version_.sources.empty() ? nullptr : &version_; }
   const Overrides& overrides() const { return overrides_; }
   // Counts the changes of the overrides; the tables carry it, so that a successor sees which is newer.
   uint64_t edition() const { return edition_; }
@@ -73,8 +85,9 @@ class Configuration {
   static Config effective(const Version& version, const Overrides& overrides,
                           std::vector<OverrideFault>& faults);
 
-  // In force from now on.
-  void take(Version version);
+  // In force from now on. On trial it goes back by itself: at the deadline `roll_back` is called, unless
+  // confirm() came. Both are on disk together, so that a successor rolls back as well.
+  void take(Version version, std::optional<Trial> trial = {});
   void take(Overrides overrides, uint64_t edition_at_least = 0);
   // Some of them, without a copy of all.
   void set_overrides(std::vector<std::pair<OverrideKey, Override>> entries);
@@ -86,22 +99,22 @@ class Configuration {
   // comes after a SIGKILL knows them. Then take() them.
   void save_ahead(Overrides next, StateFile::Saved done);
 
-  // A version that goes back by itself: `roll_back` is called at the deadline with the version before, unless
-  // confirm() came. Kept on disk, so that a successor rolls back as well.
-  void await_confirmation(Version before, std::chrono::seconds deadline);
-  void on_rollback(std::function<void(Version)> roll_back) { roll_back_ = std::move(roll_back); }
+  // `roll_back` takes trial().before, or cannot and is called again after kRollBackRetry.
+  void on_rollback(std::function<void()> roll_back) { roll_back_ = std::move(roll_back); }
   // Called when the disk can be written again.
   void on_saved_again(std::function<void()> saved_again) { saved_again_ = std::move(saved_again); }
   bool is_pending() const { return pending_.has_value(); }
+  // is_pending():
+  const Trial& trial() const { return pending_->trial; }
   std::chrono::seconds pending_left() const;
+  // The overrides that are in force, with those put back that the trial dropped and nobody changed since.
+  Overrides overrides_before_trial() const;
   void confirm();
-  void roll_back_now();  // is_pending()
 
  private:
   struct Pending {
-    Version before;
+    Trial trial;
     int64_t deadline_unix_ms;
-    std::chrono::seconds length;
   };
   std::string config_contents() const;
   std::string overrides_contents() const;
@@ -118,14 +131,14 @@ class Configuration {
   const std::string state_directory_;
   Events& events_;
   Version version_;
-  uint64_t files_hash_ = 0;  // of CONFIG as it was read last
+  uint64_t files_hash_ = 0;  // of CONFIG as it was taken over last
   int64_t taken_unix_ms_ = 0;
   Overrides overrides_;
   std::optional<Overrides> ahead_;  // what is written instead of overrides_
   uint64_t edition_ = 0;
   std::optional<Pending> pending_;
   boost::asio::steady_timer deadline_;
-  std::function<void(Version)> roll_back_;
+  std::function<void()> roll_back_;
   std::function<void()> saved_again_;
   StateFile config_file_;
   StateFile overrides_file_;

@@ -57,7 +57,7 @@ Daemon::Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publis
   events_.set_log(options.log_format, options.log_least);
   configuration_ =
       std::make_unique<Configuration>(io, disk_, options_.config_path, options_.state_directory, events_);
-  configuration_->on_rollback([this](Configuration::Version before) { rolled_back(std::move(before)); });
+  configuration_->on_rollback([this] { (void)go_back(); });
   configuration_->on_saved_again([this] { health_changed_ = true; });
   health_file_ = std::make_unique<StateFile>(
       io, disk_, options_.state_directory + "/health.json", [this] { return health_contents(); },
@@ -74,6 +74,7 @@ Daemon::Daemon(boost::asio::io_context& io, const DaemonOptions& options, Publis
 }
 
 Daemon::~Daemon() {
+  if (health_changed_) health_file_->save();
   disk_.join();
   configuration_->finish();
   health_file_->finish();
@@ -90,7 +91,9 @@ Result<Done> Daemon::begin(std::vector<Diagnostic>& errors) {
     return Error{"the configuration has errors", "sluice check " + options_.config_path};
   }
   Result<std::unique_ptr<Neighbours>> neighbours =
-      Neighbours::open(io_, [this](std::span<const IpAddress> changed) { copy_next_hops(changed); });
+      Neighbours::open(
+          io_, [this](std::span<const IpAddress> changed) { copy_next_hops(changed); },
+          [this](const std::string& fault) { note(Event::Level::warning, "next_hops_unknown", fault); });
   if (!neighbours) return neighbours.error();
   neighbours_ = std::move(*neighbours);
   follow_steering();
@@ -379,7 +382,9 @@ void Daemon::wait_for_signals() {
       io_.stop();
       return;
     }
-    reload();
+    if (const Applied applied = reload(); !applied.change && configuration_->is_pending())
+      note(Event::Level::error, "config_refused",
+           options_.config_path + " not taken over: " + applied.change.error().text());
     wait_for_signals();
   });
 }

@@ -102,7 +102,8 @@ class Daemon {
     std::vector<Diagnostic> errors;  // with any, or an Error in `change`, the old configuration stays
     std::vector<Diagnostic> warnings;
     nlohmann::json objects;  // diff_written (config_diff.h)
-    nlohmann::json flows;    // diff_flows
+    nlohmann::json flows;    // diff_flows; of a dry run
+    std::vector<std::string> overrides_dropped;  // that have no place in it, each in a sentence
     Result<Change> change = Change{};
   };
   Applied apply(std::vector<ConfigSource> sources, const ApplyOptions& options);
@@ -140,16 +141,17 @@ class Daemon {
   // Makes this the model, and publishes it; on an Error everything stays as it was. `overrides` loses what
   // does not fit any more. At a start, tables with a later edition of the overrides know better.
   enum class From : uint8_t { overrides, tables };
-  [[nodiscard]] Result<Change> adopt(const Configuration::Version& version, Overrides& overrides, From from);
+  [[nodiscard]] Result<Change> adopt(const Configuration::Version& version, Overrides& overrides, From from,
+                                     std::vector<std::string>* dropped = nullptr);
   [[nodiscard]] Result<Change> adopt(Model next);
-  [[nodiscard]] Result<Model> model_of(const Configuration::Version& version, Overrides& overrides,
-                                       From from);
+  [[nodiscard]] Result<Model> model_of(const Configuration::Version& version, Overrides& overrides, From from,
+                                       std::vector<std::string>& dropped);
   Applied apply(Configuration::Parsed parsed, const ApplyOptions& options);
   void note_diagnostics(const Applied& applied);
   [[nodiscard]] Result<Change> begin_with(Configuration::Version version);
-  void take_version(Configuration::Version version);
+  void take_version(Configuration::Version version, std::optional<Configuration::Trial> trial = {});
   void take_overrides(Overrides overrides);
-  void rolled_back(Configuration::Version before);
+  Result<Change> go_back();
   Override override_of(BackendPlace at) const;
   std::string health_contents() const;
   Override override_after(const BackendEdit& edit) const;
@@ -189,7 +191,6 @@ class Daemon {
   uint64_t health_saved_ns_ = 0;
   std::vector<OverrideEdit> edits_;  // waiting
   bool edits_run_ = false;
-  Result<Change> rollback_ = Change{};  // how the last one went
   Model model_;
   Publisher publisher_;
   DataplaneView dataplane_;

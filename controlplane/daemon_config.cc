@@ -80,18 +80,16 @@ Result<Done> Daemon::check_secret(const Config& config) {
                "put the old secret back, or stop sluice-dataplane before the change"};
 }
 
-Result<Model> Daemon::model_of(const Configuration::Version& version, Overrides& overrides, From from) {
-  std::vector<std::string> told;
-  overrides = without_overtaken(overrides, version.config, told);
+Result<Model> Daemon::model_of(const Configuration::Version& version, Overrides& overrides, From from,
+                               std::vector<std::string>& dropped) {
+  overrides = without_overtaken(overrides, version.config, dropped);
   std::vector<OverrideFault> faults;
   const Config config = Configuration::effective(version, overrides, faults);
   for (const OverrideFault& fault : faults) {
-    told.push_back(
+    dropped.push_back(
         fmt::format("the override of '{}' does not fit any more: {}", path_of(fault.key), fault.why));
     overrides.set(fault.key, {});
   }
-  for (std::string& sentence : told)
-    note(Event::Level::warning, "override_dropped", std::move(sentence));
   if (config.services.empty())
     return Error{"no service would be left: every one is taken out by an override", "sluice show overrides"};
   if (const Result<Done> fits = check_secret(config); !fits) return fits.error();
@@ -132,18 +130,25 @@ Result<Daemon::Change> Daemon::adopt(Model next) {
   return Change{published->generation != number_before, published->generation};
 }
 
-Result<Daemon::Change> Daemon::adopt(const Configuration::Version& version, Overrides& overrides, From from) {
-  Result<Model> next = model_of(version, overrides, from);
+Result<Daemon::Change> Daemon::adopt(const Configuration::Version& version, Overrides& overrides, From from,
+                                     std::vector<std::string>* dropped) {
+  std::vector<std::string> sentences;
+  Result<Model> next = model_of(version, overrides, from, sentences);
   if (!next) return next.error();
   const bool overrides_change = overrides != configuration_->overrides();
   next->set_overrides_edition(configuration_->edition() + (overrides_change ? 1 : 0));
   if (from == From::overrides && model_.services().empty()) remember_kept_health(*next);
-  return adopt(std::move(*next));
+  Result<Change> adopted = adopt(std::move(*next));
+  if (!adopted) return adopted;
+  for (const std::string& sentence : sentences)
+    note(Event::Level::warning, "override_dropped", sentence);
+  if (dropped != nullptr) *dropped = std::move(sentences);
+  return adopted;
 }
 
-void Daemon::take_version(Configuration::Version version) {
+void Daemon::take_version(Configuration::Version version, std::optional<Configuration::Trial> trial) {
   if (interfaces_) interfaces_->follow(version.config.interfaces);
-  configuration_->take(std::move(version));
+  configuration_->take(std::move(version), std::move(trial));
 }
 
 void Daemon::take_overrides(Overrides overrides) {
@@ -157,13 +162,21 @@ Result<Daemon::Change> Daemon::begin_with(Configuration::Version version) {
   const bool tables_are_newer = tables_edition > configuration_->edition();
   Overrides overrides = configuration_->overrides();
   const Result<Change> adopted = adopt(version, overrides, tables_are_newer ? From::tables : From::overrides);
+  const Configuration::Version* last_good = configuration_->last_good();
+  if (!adopted && last_good != nullptr && last_good->sources != version.sources) {
+    note(Event::Level::error, "config_refused",
+         fmt::format("{} cannot be used: {}; the last good configuration is in force", options_.config_path,
+                     adopted.error().text()));
+    return begin_with(*last_good);
+  }
   if (!adopted) return adopted.error();
   if (tables_are_newer) {
     configuration_->take(std::move(overrides), tables_edition);
   } else {
     take_overrides(std::move(overrides));
   }
-  take_version(std::move(version));
+  // What was in force last stays as it is on disk, with its way back when it is on trial.
+  if (last_good == nullptr || last_good->sources != version.sources) take_version(std::move(version));
   note(Event::Level::info, "started",
        fmt::format("sluiced " SLUICE_VERSION " runs instance {}: {} services, generation {}",
                    options_.directory, model_.services().size(), adopted->generation));
@@ -196,34 +209,38 @@ Daemon::Applied Daemon::apply(Configuration::Parsed parsed, const ApplyOptions& 
         Error{"another configuration waits to be confirmed", "sluice confirm, or: sluice rollback"};
     return applied;
   }
-  Overrides overrides = configuration_->overrides();
-  if (options.dry_run || options.confirm) {
-    const Result<Model> next = model_of(*parsed.version, overrides, From::overrides);
-    if (!next) {
+  const Overrides overrides_before = configuration_->overrides();
+  Overrides overrides = overrides_before;
+  if (options.dry_run) {
+    const Result<Model> next =
+        model_of(*parsed.version, overrides, From::overrides, applied.overrides_dropped);
+    if (next) {
+      applied.flows = diff_flows(model_, *next, publisher_.current(), dataplane_.stats());
+    } else {
       applied.change = next.error();
-      return applied;
     }
-    applied.flows = diff_flows(model_, *next, publisher_.current(), dataplane_.stats());
-    if (options.dry_run) return applied;
-    overrides = configuration_->overrides();
+    return applied;
   }
-  applied.change = adopt(*parsed.version, overrides, From::overrides);
+  applied.change = adopt(*parsed.version, overrides, From::overrides, &applied.overrides_dropped);
   if (!applied.change) {
     note(Event::Level::error, "config_refused",
          fmt::format("{} not taken over, the old configuration stays: {}", file,
                      applied.change.error().text()));
     return applied;
   }
+  std::optional<Configuration::Trial> trial;
+  if (options.confirm)
+    trial = Configuration::Trial{before, difference(overrides_before, overrides),
+                                 difference(overrides, overrides_before), *options.confirm};
+  // First the version, and with it the way back: whoever is killed between them has lost no override.
+  take_version(std::move(*parsed.version), std::move(trial));
   take_overrides(std::move(overrides));
-  take_version(std::move(*parsed.version));
   note(Event::Level::info, "config_applied",
        fmt::format("{} taken over: {} services, generation {}", file, model_.services().size(),
                    applied.change->generation));
-  if (options.confirm) {
-    configuration_->await_confirmation(before, *options.confirm);
+  if (options.confirm)
     note(Event::Level::info, "config_pending",
          fmt::format("back to the configuration before in {} s, unless confirmed", options.confirm->count()));
-  }
   return applied;
 }
 
@@ -249,23 +266,25 @@ Result<Daemon::Change> Daemon::roll_back() {
   if (!configuration_->is_pending())
     return Error{"no configuration waits to be confirmed: there is nothing to go back to",
                  "sluice apply FILE with the configuration that is wanted"};
-  configuration_->roll_back_now();
-  return rollback_;
+  return go_back();
 }
 
-void Daemon::rolled_back(Configuration::Version before) {
-  Overrides overrides = configuration_->overrides();
-  rollback_ = adopt(before, overrides, From::overrides);
-  if (!rollback_) {
+Result<Daemon::Change> Daemon::go_back() {
+  Configuration::Version before = configuration_->trial().before;
+  Overrides overrides = configuration_->overrides_before_trial();
+  const Result<Change> adopted = adopt(before, overrides, From::overrides);
+  if (!adopted) {
     note(Event::Level::error, "config_refused",
-         "the configuration before could not be put back: " + rollback_.error().text());
-    return;
+         "the configuration before could not be put back, will be tried again: " + adopted.error().text());
+    return adopted;
   }
+  // First the overrides: while the trial is on disk, whoever comes after a SIGKILL goes back as well.
   take_overrides(std::move(overrides));
   take_version(std::move(before));
   note(Event::Level::warning, "config_rolled_back",
        fmt::format("back to {}: {} services, generation {}", configuration_->origin(),
-                   model_.services().size(), rollback_->generation));
+                   model_.services().size(), adopted->generation));
+  return adopted;
 }
 
 // ---- Overrides that add or remove -------------------------------------------------------------------------

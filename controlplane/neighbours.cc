@@ -1,12 +1,11 @@
 #include "controlplane/neighbours.h"
 
+#include <fcntl.h>
 #include <linux/neighbour.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <set>
-
-#include <spdlog/spdlog.h>
 
 namespace sluice {
 namespace {
@@ -23,19 +22,21 @@ NextHop unresolved(std::string why) {
 
 }  // namespace
 
-Result<std::unique_ptr<Neighbours>> Neighbours::open(boost::asio::io_context& io, OnChange on_change) {
+Result<std::unique_ptr<Neighbours>> Neighbours::open(boost::asio::io_context& io, OnChange on_change,
+                                                     OnFault on_fault) {
   Result<Netlink> netlink = Netlink::open();
   if (!netlink) return netlink.error();
-  std::unique_ptr<Neighbours> neighbours(new Neighbours(io, std::move(*netlink), std::move(on_change)));
+  std::unique_ptr<Neighbours> neighbours(new Neighbours(io, std::move(*netlink), std::move(on_change), std::move(on_fault)));
   neighbours->wait_for_events();
   neighbours->refresh_later();
   return neighbours;
 }
 
-Neighbours::Neighbours(boost::asio::io_context& io, Netlink netlink, OnChange on_change)
+Neighbours::Neighbours(boost::asio::io_context& io, Netlink netlink, OnChange on_change, OnFault on_fault)
     : netlink_(std::move(netlink)),
       on_change_(std::move(on_change)),
-      events_(io, dup(netlink_.events_fd())),
+      on_fault_(std::move(on_fault)),
+      events_(io, fcntl(netlink_.events_fd(), F_DUPFD_CLOEXEC, 0)),
       debounce_(io),
       refresh_(io) {}
 
@@ -90,11 +91,13 @@ void Neighbours::look_soon(bool routes) {
   routes_are_due_ |= routes;
   if (look_is_due_) return;
   look_is_due_ = true;
-  debounce_.expires_after(kDebounce);
+  debounce_.expires_after(std::max<std::chrono::steady_clock::duration>(kDebounce, kLookRest * look_took_));
   debounce_.async_wait([this](const boost::system::error_code& error) {
     if (error) return;
     look_is_due_ = false;
+    const auto started = std::chrono::steady_clock::now();
     const std::vector<IpAddress> changed = look(std::exchange(routes_are_due_, false));
+    look_took_ = std::chrono::steady_clock::now() - started;
     if (!changed.empty()) on_change_(changed);
   });
 }
@@ -103,6 +106,7 @@ void Neighbours::refresh_later() {
   refresh_.expires_after(kRetryPeriod);
   refresh_.async_wait([this](const boost::system::error_code& error) {
     if (error) return;
+    if (std::exchange(look_failed_, false)) look_soon(true);
     drop_unused();
     probe(std::chrono::steady_clock::now());
     refresh_later();
@@ -167,7 +171,8 @@ std::vector<IpAddress> Neighbours::look(bool routes) {
   const Result<std::vector<Link>> links = netlink_.links();
   const Result<std::vector<Neighbour>> neighbours = netlink_.neighbours();
   if (!links || !neighbours) {
-    spdlog::warn("next hops stay as they were: {}", (links ? neighbours.error() : links.error()).text());
+    on_fault_("next hops stay as they were: " + (links ? neighbours.error() : links.error()).text());
+    look_failed_ = true;
     return {};
   }
   links_.clear();
@@ -292,7 +297,7 @@ void Neighbours::probe(std::chrono::steady_clock::time_point now) {
     }
     probed[key] = now;
     const Result<Done> asked = netlink_.use_neighbour(key.first, key.second);
-    if (!asked && !std::exchange(warned_of_probing_, true)) spdlog::warn("{}", asked.error().text());
+    if (!asked && !std::exchange(warned_of_probing_, true)) on_fault_(asked.error().text());
   }
   probed_ = std::move(probed);
 }

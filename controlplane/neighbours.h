@@ -35,6 +35,8 @@ namespace sluice {
 class Neighbours {
  public:
   static constexpr std::chrono::milliseconds kDebounce{20};
+  // After a look, this many times as long without one: routes that change all day take a tenth of the loop.
+  static constexpr int kLookRest = 9;
   // Below the 30 s or so after which the kernel calls an entry stale (base_reachable_time).
   static constexpr std::chrono::seconds kRefreshPeriod{15};
   // How often an unresolved neighbour is asked for; the kernel itself repeats a request three times a second
@@ -43,7 +45,10 @@ class Neighbours {
 
   // Called from the loop with the addresses whose next hop became another. Never from inside these functions.
   using OnChange = std::function<void(std::span<const IpAddress> changed)>;
-  static Result<std::unique_ptr<Neighbours>> open(boost::asio::io_context& io, OnChange on_change);
+  // Called when the kernel refuses something; next hops stay as they were meanwhile.
+  using OnFault = std::function<void(const std::string& fault)>;
+  static Result<std::unique_ptr<Neighbours>> open(boost::asio::io_context& io, OnChange on_change,
+                                                  OnFault on_fault);
 
   // One port of the data plane: which kernel interface it is.
   struct Port {
@@ -74,7 +79,7 @@ class Neighbours {
   };
   using Key = std::pair<uint32_t, IpAddress>;  // interface, next hop
 
-  Neighbours(boost::asio::io_context& io, Netlink netlink, OnChange on_change);
+  Neighbours(boost::asio::io_context& io, Netlink netlink, OnChange on_change, OnFault on_fault);
   void wait_for_events();
   void look_soon(bool routes);
   void refresh_later();
@@ -95,6 +100,7 @@ class Neighbours {
 
   Netlink netlink_;
   const OnChange on_change_;
+  const OnFault on_fault_;
   boost::asio::posix::stream_descriptor events_;  // borrows the netlink socket's descriptor
   boost::asio::steady_timer debounce_;
   boost::asio::steady_timer refresh_;
@@ -102,6 +108,8 @@ class Neighbours {
   bool routes_are_due_ = false;
   bool all_are_due_ = false;  // something else than neighbours changed: the next look resolves every address
   bool warned_of_probing_ = false;
+  bool look_failed_ = false;                 // it is made again with the next refresh
+  std::chrono::steady_clock::duration look_took_{};  // the last one
 
   std::map<IpAddress, Entry> entries_;
   std::map<Key, std::set<IpAddress>> ways_;  // the entries that leave by a neighbour, and by which

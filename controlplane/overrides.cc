@@ -183,6 +183,19 @@ bool Overrides::has_service(const std::string& name) const {
   return services_.contains(name) || (entry != entries_.end() && entry->first.first == name);
 }
 
+Overrides difference(const Overrides& before, const Overrides& after) {
+  Overrides differs;
+  for (const auto& [name, service] : before.services()) {
+    const auto same = after.services().find(name);
+    if (same == after.services().end() || same->second != service) differs.add_service(name, service);
+  }
+  for (const auto& [key, entry] : before.entries()) {
+    const Override* same = after.find(key);
+    if (same == nullptr || *same != entry) differs.set(key, entry);
+  }
+  return differs;
+}
+
 json Overrides::to_json() const {
   json out = {{"service", json::array()}, {"override", json::array()}};
   for (const auto& [name, service] : services_)

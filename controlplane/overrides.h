@@ -82,6 +82,9 @@ void lay_over(Config& config, const Overrides& overrides, std::vector<OverrideFa
 // Those that stand in the files themselves: with weights and admin states.
 void lay_over_files(Config& config, const Overrides& overrides, std::vector<OverrideFault>& faults);
 
+// What `before` says and `after` says otherwise, or not at all.
+Overrides difference(const Overrides& before, const Overrides& after);
+
 // Without what the files have overtaken: they name another weight, have the added backend or service
 // themselves, or no longer have what was changed. Each is told in a sentence.
 Overrides without_overtaken(const Overrides& overrides, const Config& files, std::vector<std::string>& told);

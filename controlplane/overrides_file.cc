@@ -1,7 +1,5 @@
 #include "controlplane/overrides_file.h"
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -9,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "controlplane/json_tree.h"
+#include "controlplane/state_file.h"
 
 namespace sluice {
 namespace {
@@ -82,16 +81,9 @@ std::string write_text(const std::string& path, const std::string& text) {
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
   std::filesystem::create_directories(folder, fault);
   if (fault) return fmt::format("cannot create {}: {}", folder.string(), fault.message());
-  const std::string temporary = folder.string() + "/.overrides.new";  // a hidden file is no configuration
-  {
-    std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-    file << text;
-    file.flush();
-    if (!file) return fmt::format("cannot write {}: {}", temporary, std::strerror(errno));
-  }
-  std::filesystem::rename(temporary, path, fault);
-  if (fault) return fmt::format("cannot replace {}: {}", path, fault.message());
-  return "";
+  // What is written under another name first does not end in .toml: it is no configuration. Not for all to read:
+  // a service's checks may carry credentials.
+  return write_durably(path, text, 0640);
 }
 
 }  // namespace sluice

@@ -30,7 +30,10 @@ json report_control(const Daemon& daemon) {
       {"pid", getpid()},
       {"version", SLUICE_VERSION},
       {"uptime_s", seconds_since(daemon.started_ns())},
-      {"config", daemon.options().config_path},
+      {"config", daemon.configuration().origin()},
+      {"confirm_within_s", daemon.configuration().is_pending()
+                               ? json(daemon.configuration().pending_left().count())
+                               : json()},
       {"generation", tables.generation().number},
       {"published_s", seconds_since(tables.generation().published_ns)},
       {"services", tables.generation().services_count},

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <future>
 #include <map>
 #include <string>
@@ -88,7 +89,8 @@ int run(const std::string& config_path, const std::string& directory, const std:
   if (!lock) return fail(lock.error());
   signal(SIGPIPE, SIG_IGN);  // a log reader that goes away must not end the daemon
   boost::asio::io_context io(1);
-  DaemonOptions options{config_path, directory, state_directory(state, directory), raise_descriptor_limit()};
+  DaemonOptions options{std::filesystem::absolute(config_path).lexically_normal().string(), directory,
+                        state_directory(state, directory), raise_descriptor_limit()};
   options.log_format = log_format;
   options.log_least = log_least;
   std::vector<Diagnostic> errors;

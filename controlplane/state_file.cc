@@ -52,13 +52,12 @@ std::string sync_directory(const std::string& path) {
 
 }  // namespace
 
-std::string replace_file(const std::string& path, const std::string& contents) {
+std::string write_durably(const std::string& path, std::string_view bytes, mode_t mode) {
   const std::string temporary = path + ".new";
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
   if (fd < 0) return fault_of("cannot create", temporary);
   std::string fault;
-  if (!write_all(fd, head_of(contents)) || !write_all(fd, contents))
-    fault = fault_of("cannot write", temporary);
+  if (!write_all(fd, bytes)) fault = fault_of("cannot write", temporary);
   if (fault.empty() && fsync(fd) != 0) fault = fault_of("cannot synchronize", temporary);
   close(fd);
   if (fault.empty() && rename(temporary.c_str(), path.c_str()) != 0) fault = fault_of("cannot replace", path);
@@ -67,6 +66,10 @@ std::string replace_file(const std::string& path, const std::string& contents) {
     return fault;
   }
   return sync_directory(std::filesystem::path(path).parent_path().string());
+}
+
+std::string replace_file(const std::string& path, const std::string& contents) {
+  return write_durably(path, head_of(contents) + contents, 0600);
 }
 
 std::string make_state_directory(const std::string& directory) {

@@ -16,7 +16,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include <sys/types.h>
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -72,6 +75,8 @@ class StateFile {
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
+// Whoever reads `path` finds the old bytes or these, also after a power cut. Empty, or why not.
+std::string write_durably(const std::string& path, std::string_view bytes, mode_t mode);
 // For StateFile and its tests: the whole of it at once, in this thread. Empty, or why not.
 std::string replace_file(const std::string& path, const std::string& contents);
 // Creates the directory, and those above it, for its owner only. Empty, or why not.

@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 
 import pytest
 
+from fabric import program
 from lab import run, wait_until
 from test_daemon import BACKENDS, DIRECTORY, SECOND_SERVICE, STATE, config, control  # noqa: F401 (control is a fixture)
 
@@ -168,6 +170,48 @@ def test_unconfirmed_goes_back_although_sluiced_was_killed(control):
     wait_until(lambda: weights(control) == dict.fromkeys(BACKENDS, 100), lambda: str(weights(control)), 10)
 
 
+def test_a_rollback_brings_back_what_operators_had_decided(control):
+    control.cli("backend", "drain", "web/b3")
+    control.cli("backend", "weight", "web/b1", "7")
+    control.cli("backend", "weight", "web/b2", "8")
+    decided = control.json("show", "overrides")["overrides"]
+    trial = write(control, "new.toml", config({"b1": 1, "b2": 100}))
+    dry = control.cli("diff", trial, check=False)
+    assert "override dropped" in dry.stdout and not told(control, "does not fit"), "a dry run changes and tells nothing"
+    for way_back in (["rollback"], ["kill", "rollback"]):
+        control.cli("apply", "--confirm", "60s", trial)
+        assert weights(control) == {"b1": 1, "b2": 8}
+        assert "sluice confirm" in control.cli("show", "dataplane").stdout
+        if "kill" in way_back:
+            restart(control)
+        control.cli("backend", "weight", "web/b2", "9")
+        control.cli("rollback")
+        after = control.json("show", "overrides")["overrides"]
+        assert weights(control) == {"b1": 7, "b2": 9, "b3": 100} and control.backend("b3")["admin"] == "drain"
+        control.cli("backend", "weight", "web/b2", "8")
+        assert control.json("show", "overrides")["overrides"] == decided, after
+
+
+def test_killed_at_any_moment_of_a_trial_it_still_is_one(control):
+    before = dict.fromkeys(BACKENDS, 100)
+    trial = write(control, "new.toml", config({"b1": 1, "b2": 1, "b3": 2}))
+    for kill in range(24):
+        command = ["rollback"] if kill % 2 else ["apply", "--confirm", "60s", trial]
+        with subprocess.Popen(control.balancer.enter([program("controlplane/sluice"), "--dir", DIRECTORY, *command]),
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            time.sleep(0.008 + kill % 7 * 0.002)
+            restart(control)
+        in_force = control.json("show", "dataplane")["control"]
+        if weights(control) != before:
+            assert in_force["confirm_within_s"] is not None, f"kill {kill}: on trial no more"
+            if kill % 2:
+                control.cli("rollback")
+        elif not kill % 2:
+            assert in_force["confirm_within_s"] is None
+            control.cli("apply", "--confirm", "60s", trial)
+    assert weights(control) == before
+
+
 # ---- what is there after a restart ---------------------------------------------------------------------------------------
 
 
@@ -190,6 +234,30 @@ def test_bad_file_at_start_gives_way_to_the_last_good_one(control):
     control.config_path.write_text(config({"b1": 1, "b2": 2, "b3": 3}))
     control.cli("reload")
     assert weights(control) == {"b1": 1, "b2": 2, "b3": 3}
+
+
+def test_an_edit_that_was_refused_is_not_forgotten(control):
+    """CONFIG edited while something else is on trial: it is newer than what it goes back to."""
+    control.cli("apply", "--confirm", "60s", write(control, "new.toml", config({"b1": 1})))
+    control.config_path.write_text(config({"b1": 4, "b2": 4, "b3": 4}))
+    assert control.cli("reload", check=False).returncode == FAILURE
+    control.sluiced.signal(signal.SIGHUP)
+    wait_until(lambda: told(control, "not taken over: another configuration waits"), lambda: control.sluiced.output()[-1000:])
+    control.cli("rollback")
+    restart(control)
+    assert set(weights(control).values()) == {4}
+
+
+def test_a_file_that_leaves_no_service_gives_way_to_the_last_good_one(control):
+    control.config_path.write_text(config(extra=SECOND_SERVICE))
+    control.cli("reload")
+    control.cli("service", "remove", "web")
+    control.config_path.write_text(config())
+    refused = control.cli("reload", check=False)
+    assert refused.returncode == FAILURE and "no service would be left" in refused.stderr
+    restart(control)
+    assert [s["name"] for s in control.json("show", "services")["services"]] == ["dns"]
+    assert told(control, "the last good configuration is in force")
 
 
 def test_overrides_survive_and_are_shown(control):
@@ -328,6 +396,11 @@ def test_a_service_is_disabled_and_enabled(control):
     assert "disabled" in control.cli("show", "overrides").stdout
     control.cli("service", "enable", "web")
     assert states() == {"web": True, "dns": True} and "no overrides" in control.cli("show", "overrides").stdout
+    added = SECOND_SERVICE.replace("dns", "dns2").replace("port = 53", "port = 54\nenabled = false")
+    control.cli("service", "add", write(control, "added.toml", added))
+    assert states()["dns2"] is False
+    control.cli("service", "enable", "dns2")
+    assert states()["dns2"] is True
     assert control.cli("service", "disable", "wbe", check=False).returncode == FAILURE
 
 

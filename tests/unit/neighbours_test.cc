@@ -51,10 +51,13 @@ class NeighboursTest : public testing::Test {
     for (const char* family : {"ipv4", "ipv6"}) {
       run(std::string("sysctl -qw net.") + family + ".neigh.here0.retrans_time_ms=100");
     }
-    auto opened = Neighbours::open(io_, [this](std::span<const IpAddress> changed) {
-      changes_++;
-      changed_.insert(changed.begin(), changed.end());
-    });
+    auto opened = Neighbours::open(
+        io_,
+        [this](std::span<const IpAddress> changed) {
+          changes_++;
+          changed_.insert(changed.begin(), changed.end());
+        },
+        [](const std::string& fault) { ADD_FAILURE() << fault; });
     ASSERT_TRUE(opened) << opened.error().text();
     neighbours_ = std::move(*opened);
   }
