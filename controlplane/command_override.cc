@@ -44,6 +44,22 @@ bool enabled_as_defined(const Daemon& daemon, const Overrides& overrides, const 
   return service == services.end() || service->enabled;
 }
 
+// A backend of the files, or of a service's definition that was added.
+bool is_defined(const Daemon& daemon, const Overrides& overrides, const OverrideKey& key) {
+  const auto added = overrides.services().find(key.first);
+  if (added == overrides.services().end()) return files_have(daemon, key);
+  const json backends = added->second.value("backend", json::array());
+  return std::any_of(backends.begin(), backends.end(),
+                     [&](const json& backend) { return backend.value("name", "") == key.second; });
+}
+
+// Would these overrides take it out, or no longer add it?
+bool is_gone(const Daemon& daemon, const Overrides& overrides, const OverrideKey& key) {
+  const Override* entry = overrides.find(key);
+  if (is_defined(daemon, overrides, key)) return entry != nullptr && entry->remove;
+  return entry == nullptr || !entry->address;
+}
+
 bool is_name(const std::string& text) {
   return !text.empty() && text.size() < limits::kNameBytes &&
          text.find_first_not_of("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._-") ==
@@ -112,12 +128,27 @@ void backend_remove(Daemon& daemon, const json& request, uint64_t received_ns, c
   response["backends"] = std::move(names);
   edit_overrides(
       daemon, keys.back(),
-      [&daemon, keys](Overrides& overrides) {
+      [&daemon, request, keys](Overrides& overrides) {
+        Overrides next = overrides;
         for (const OverrideKey& key : keys) {
+          if (is_gone(daemon, overrides, key))
+            return fmt::format("there is no backend '{}/{}' any more", key.first, key.second);
           Override gone;
-          gone.remove = files_have(daemon, key);
-          overrides.set(key, std::move(gone));  // an added one: just forgotten
+          gone.remove = is_defined(daemon, overrides, key);
+          next.set(key, std::move(gone));  // an added one: just forgotten
         }
+        // With those that others remove meanwhile.
+        std::vector<BackendPlace> leaving;
+        for (const OverrideKey& key : keys) {
+          const Service* service = daemon.model().find_service(key.first);
+          for (uint32_t b = 0; service != nullptr && b < service->backends.size(); b++) {
+            if (is_gone(daemon, next, {key.first, service->backends[b].config.name}))
+              leaving.push_back(*daemon.find_backend(key.first, service->backends[b].config.name));
+          }
+        }
+        if (const json lost = refuse_to_lose(daemon, request, leaving); !lost.is_null())
+          return lost.at("error").get<std::string>();
+        overrides = std::move(next);
         return std::string();
       },
       std::move(response), received_ns, reply);

@@ -340,15 +340,16 @@ void Daemon::run_edits() {
 // now.
 void Daemon::finish_edits(std::vector<OverrideEdit> edits) {
   Overrides next = configuration_->overrides();
-  for (const OverrideEdit& edit : edits)
-    edit.change(next);
+  std::vector<std::string> refused(edits.size());  // meanwhile
+  for (size_t i = 0; i < edits.size(); i++)
+    refused[i] = edits[i].change(next);
   const Result<Change> change = adopt(configuration_->version(), next, From::overrides);
   // When it failed, what was written ahead is not in force: the file has to follow.
   if (!change) next = configuration_->overrides();
   configuration_->take(std::move(next));
   model_.set_overrides_edition(configuration_->edition());
-  for (const OverrideEdit& edit : edits)
-    edit.done(change);
+  for (size_t i = 0; i < edits.size(); i++)
+    refused[i].empty() ? edits[i].done(change) : edits[i].done(Error{refused[i], ""});
   edits_run_ = false;
   if (!edits_.empty()) run_edits();
 }

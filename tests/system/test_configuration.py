@@ -414,10 +414,36 @@ def test_min_healthy_is_crossed_only_by_force(control):
         assert refused.returncode == FAILURE and "--force" in refused.stderr and "min_healthy: 2" in refused.stderr
     assert control.cli("backend", "weight", "web/b2", "0", check=False).returncode == FAILURE
     assert control.backend("b2")["admin"] == "ready" and control.backend("b2")["weight"] == 100
-    control.cli("backend", "drain", "--force", "web/b2")
+    control.cli("backend", "drain", "--force", "--wait", "--timeout", "9s", "web/b2")
     assert control.backend("b2")["admin"] == "drain"
     control.cli("backend", "drain", "web/b1")  # takes nothing away
     control.cli("backend", "ready", "web/*")
+
+
+def test_removals_at_once_do_not_cross_min_healthy_together(control):
+    control.config_path.write_text(config().replace('forward = "ipip"', 'forward = "ipip"\nmin_healthy = 2'))
+    control.cli("reload")
+    control.wait_up()
+    codes = []
+    threads = [threading.Thread(target=lambda name=name: codes.append(
+        control.cli("backend", "remove", f"web/{name}", check=False).returncode)) for name in BACKENDS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(codes) == [0, FAILURE, FAILURE] and len(weights(control)) == 2
+
+
+def test_a_backend_of_an_added_service_is_removed(control):
+    control.cli("service", "add", write(control, "added.toml", SECOND_SERVICE + """
+  [[service.backend]]
+  name = "b2"
+  address = "10.0.1.12"
+"""))
+    control.cli("backend", "remove", "dns/b1")
+    assert [b["name"] for b in control.json("show", "backends", "dns")["backends"]] == ["b2"]
+    restart(control)
+    assert [b["name"] for b in control.json("show", "backends", "dns")["backends"]] == ["b2"]
 
 
 # ---- a disk that fails -----------------------------------------------------------------------------------------------------
