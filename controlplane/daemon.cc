@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cstdlib>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -342,8 +344,19 @@ void Daemon::follow_steering() {
   }
 }
 
+void Daemon::watch_clock(uint64_t now_ns) {
+  using std::chrono::milliseconds, std::chrono::duration_cast, std::chrono::system_clock;
+  const milliseconds wall = duration_cast<milliseconds>(system_clock::now().time_since_epoch());
+  const std::optional<int64_t> jump_ms = clock_watch_.look(now_ns, wall.count());
+  if (!jump_ms) return;
+  note(Event::Level::warning, "clock_jumped",
+       fmt::format("the wall clock went {:.1f} s {}: times before and after do not compare; checks and timeouts go by another",
+                   std::abs(static_cast<double>(*jump_ms)) / 1e3, *jump_ms > 0 ? "forward" : "back"));
+}
+
 void Daemon::tick() {
   const uint64_t now_ns = monotonic_ns();
+  watch_clock(now_ns);
   publisher_.header().heartbeat_ns.store(now_ns, std::memory_order_relaxed);
   dataplane_.refresh();
   if (dataplane_.fault() != dataplane_fault_seen_) {

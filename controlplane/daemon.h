@@ -25,6 +25,7 @@
 #include <nlohmann/json.hpp>
 
 #include "controlplane/backend_index.h"
+#include "controlplane/clock_watch.h"
 #include "controlplane/config.h"
 #include "controlplane/configuration.h"
 #include "controlplane/dataplane_view.h"
@@ -177,6 +178,7 @@ class Daemon {
   void advance_policy(uint64_t now_ns);
   void announce();
   void watch_syns();
+  void watch_clock(uint64_t now_ns);
   void tick();
   void wait_for_signals();
 
@@ -207,6 +209,7 @@ class Daemon {
   std::unique_ptr<Interfaces> interfaces_;
   boost::asio::signal_set signals_;
   boost::asio::steady_timer tick_;
+  ClockWatch clock_watch_;
   uint64_t starts_seen_ = 0;
   SynWatch syn_watch_;
   uint64_t syn_watched_ns_ = 0;

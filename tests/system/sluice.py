@@ -67,14 +67,14 @@ class Balancer:
         return [program("dataplane/sluice-dataplane"), "--dir", self.directory, "--interface", "eth0",
                 "--cores", worker_core, *huge, *more]
 
-    def start_dataplane(self, *more):
+    def start_dataplane(self, *more, **options):
         # All CPUs: it pins its worker itself.
-        self.dataplane = self.host.start("dataplane", self.dataplane_command(*more), cpus=range(os.cpu_count()))
+        self.dataplane = self.host.start("dataplane", self.dataplane_command(*more), cpus=range(os.cpu_count()), **options)
         return self.dataplane
 
-    def start_sluiced(self, *more):
+    def start_sluiced(self, *more, **options):
         self.sluiced = self.host.start("sluiced", [program("controlplane/sluiced"), self.config_path,
-                                                   "--dir", self.directory, "--state", self.state, *more])
+                                                   "--dir", self.directory, "--state", self.state, *more], **options)
         return self.sluiced
 
     def start(self):
