@@ -1,7 +1,9 @@
 // Commands that show and change nothing.
 #include <array>
 #include <functional>
+#include <memory>
 
+#include <boost/asio/post.hpp>
 #include <fmt/format.h>
 
 #include "controlplane/command_parts.h"
@@ -19,13 +21,18 @@ void show_services(Daemon& daemon, const json&, uint64_t, const Reply& reply) {
   reply(report_services(daemon));
 }
 
+void step(Daemon& daemon, const std::shared_ptr<BackendsReport>& report, const Reply& reply) {
+  if (!report->step()) return reply(report->take());
+  boost::asio::post(daemon.io(), [&daemon, report, reply] { step(daemon, report, reply); });
+}
+
 void show_backends(Daemon& daemon, const json& request, uint64_t, const Reply& reply) {
   const std::string only = text_of(request, "service").value_or("");
   const std::string backend = text_of(request, "backend").value_or("");
   if (!backend.empty() && !daemon.find_backend(only, backend))
     return reply(error_response(kCodeNotFound, no_such_backend(daemon.model(), only, backend)));
   if (only.empty() || daemon.model().find_service(only) != nullptr)
-    return reply(report_backends(daemon, only, backend));
+    return step(daemon, std::make_shared<BackendsReport>(daemon, only, backend), reply);
   reply(error_response(kCodeNotFound, no_such_service(daemon.model(), only)));
 }
 

@@ -67,7 +67,7 @@ class HttpServer::Session : public std::enable_shared_from_this<Session> {
   }
   ~Session() { shared_->sessions.erase(this); }
 
-  // When it began to wait for a request; nothing while one is answered.
+  // When it began to wait for its client, to ask or to take the answer; nothing while that is worked out.
   std::optional<Clock::time_point> waits_since() const { return waits_since_; }
 
   void read() {
@@ -124,6 +124,7 @@ class HttpServer::Session : public std::enable_shared_from_this<Session> {
     response_.content_length(answer_.body->size());
     if (!is_head_) response_.body() = beast::span<const char>(answer_.body->data(), answer_.body->size());
     serializer_.emplace(response_);
+    waits_since_ = Clock::now();
     stream_.expires_after(shared_->options.patience);
     const auto sent = [self = shared_from_this()](error_code error, size_t) { self->sent(error); };
     if (is_head_) return http::async_write_header(stream_, *serializer_, sent);

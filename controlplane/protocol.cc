@@ -86,7 +86,7 @@ struct ProtocolServer::Shared {
   Options options;
   std::set<Session*> sessions;
 
-  bool make_room(Role role);
+  bool make_room(Role role, uid_t uid);
 };
 
 struct ProtocolServer::Impl {
@@ -286,14 +286,17 @@ class ProtocolServer::Session : public Reply::Channel, public std::enable_shared
   std::function<void()> after_sent_;
 };
 
-bool ProtocolServer::Shared::make_room(Role role) {
+bool ProtocolServer::Shared::make_room(Role role, uid_t uid) {
   const size_t readers = static_cast<size_t>(std::count_if(
       sessions.begin(), sessions.end(), [](const Session* s) { return s->role() != Role::admin; }));
-  const bool only_readers = role != Role::admin && readers >= std::max<size_t>(options.clients_max / 2, 1);
-  if (!only_readers && sessions.size() < options.clients_max) return true;
+  const size_t readers_max = std::max<size_t>(options.clients_max / 2, 1);
+  const bool only_readers = role != Role::admin && readers >= readers_max;
   std::map<uid_t, size_t> count;
   for (const Session* session : sessions)
     count[session->uid()]++;
+  // Watches never give way: one reader must not have them in all places.
+  if (role != Role::admin && count[uid] >= readers_max - readers_max / 4) return false;
+  if (!only_readers && sessions.size() < options.clients_max) return true;
   const Clock::time_point safe_since = Clock::now() - options.seat_safe;
   Session* victim = nullptr;
   for (Session* session : sessions) {
@@ -313,7 +316,7 @@ void ProtocolServer::Impl::admit(stream_protocol::socket socket) {
   const Result<Credentials> peer = peer_credentials(socket.native_handle());
   if (!peer) return;  // gone already
   const Client client{shared->options.access.role_of(*peer), *peer};
-  const bool has_room = client.role != Role::none && shared->make_room(client.role);
+  const bool has_room = client.role != Role::none && shared->make_room(client.role, peer->uid);
   const auto session = std::make_shared<Session>(std::move(socket), *peer, shared);
   if (has_room) return session->read();
   shared->sessions.erase(session.get());

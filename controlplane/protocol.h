@@ -19,7 +19,8 @@
 // * Of a stream at most kStreamBytesMax wait for a client that does not read.
 // * With kClientsMax connected, the next one takes the place of the one that has waited longest, if that is
 //   longer than kSeatSafe, without a complete request, of the user who has the most connections. If there is
-//   none, the next one is told kCodeBusy. Readers have half of the places at most.
+//   none, the next one is told kCodeBusy. Readers have half of the places at most,
+//   one of them three quarters of that.
 #pragma once
 
 #include <chrono>

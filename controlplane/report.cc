@@ -3,7 +3,7 @@
 #include <net/if.h>
 
 #include <algorithm>
-#include <map>
+#include <unordered_map>
 #include <vector>
 
 #include <fmt/format.h>
@@ -43,8 +43,8 @@ void add_backend_counters(const Daemon& daemon, const Backend& backend, json& ou
 }
 
 // Slots of the published lookup table by backend id.
-std::map<BackendId, uint32_t> slots_of(const TablesView& tables, ServiceId id) {
-  std::map<BackendId, uint32_t> slots;
+std::unordered_map<BackendId, uint32_t> slots_of(const TablesView& tables, ServiceId id) {
+  std::unordered_map<BackendId, uint32_t> slots;
   const ServiceRecord& record = tables.service(id);
   const std::span<const BackendId> members = tables.members(record);
   std::vector<uint32_t> by_position(members.size());
@@ -215,22 +215,35 @@ json report_services(const Daemon& daemon) {
   return out;
 }
 
-json report_backends(const Daemon& daemon, const std::string& only_service, const std::string& only_backend) {
-  json out = ok_response();
-  out["backends"] = json::array();
-  const TablesView tables = daemon.publisher().current();
-  for (const Service& service : daemon.model().services()) {
-    if (!only_service.empty() && service.config.name != only_service) continue;
-    const std::map<BackendId, uint32_t> slots = slots_of(tables, service.id);
+BackendsReport::BackendsReport(const Daemon& daemon, std::string only_service, std::string only_backend)
+    : daemon_(daemon),
+      only_service_(std::move(only_service)),
+      only_backend_(std::move(only_backend)),
+      out_(ok_response()) {
+  out_["backends"] = json::array();
+}
+
+bool BackendsReport::step() {
+  const TablesView tables = daemon_.publisher().current();
+  const std::vector<Service>& services = daemon_.model().services();
+  size_t room = kStepBackends;
+  for (; service_ < services.size(); service_++, backend_ = 0) {
+    const Service& service = services[service_];
+    if (!only_service_.empty() && service.config.name != only_service_) continue;
+    if (room == 0) return true;
+    const std::unordered_map<BackendId, uint32_t> slots = slots_of(tables, service.id);
     const auto total = static_cast<uint32_t>(tables.lookup(tables.service(service.id)).size());
-    for (const Backend& backend : service.backends) {
-      if (!only_backend.empty() && backend.config.name != only_backend) continue;
+    for (; backend_ < service.backends.size(); backend_++) {
+      const Backend& backend = service.backends[backend_];
+      if (!only_backend_.empty() && backend.config.name != only_backend_) continue;
+      if (room == 0) return true;
+      room--;
       const auto found = slots.find(backend.id);
-      out["backends"].push_back(
-          report_backend(daemon, service, backend, found == slots.end() ? 0 : found->second, total));
+      out_["backends"].push_back(
+          report_backend(daemon_, service, backend, found == slots.end() ? 0 : found->second, total));
     }
   }
-  return out;
+  return false;
 }
 
 }  // namespace sluice

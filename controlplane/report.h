@@ -8,6 +8,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 
@@ -21,9 +22,27 @@ const char* text(Forward forward);
 const char* protocol_text(uint8_t protocol);
 
 nlohmann::json report_services(const Daemon& daemon);
-// Of one service, or of all when `only_service` is empty; of that only one backend when that is not empty.
-nlohmann::json report_backends(const Daemon& daemon, const std::string& only_service,
-                               const std::string& only_backend = "");
+
+// Backends of one service, or of all when `only_service` is empty; of that only one when `only_backend` is not
+// empty. In steps of kStepBackends, so that checks and changes go on between them (what these change is in it as
+// it was or as it is).
+class BackendsReport {
+ public:
+  static constexpr size_t kStepBackends = 256;
+
+  BackendsReport(const Daemon& daemon, std::string only_service, std::string only_backend);
+  bool step();  // false: this was the last one
+  nlohmann::json take() { return std::move(out_); }
+
+ private:
+  const Daemon& daemon_;
+  const std::string only_service_;
+  const std::string only_backend_;
+  size_t service_ = 0;  // positions of the next one
+  size_t backend_ = 0;
+  nlohmann::json out_;
+};
+
 nlohmann::json report_dataplane(const Daemon& daemon);
 // The current generation: its number and age, a checksum that is the same on every balancer with the same
 // tables, which worker has acknowledged what, the memory of it all.
