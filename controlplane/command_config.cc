@@ -19,19 +19,20 @@ json texts_of(const std::vector<Diagnostic>& diagnostics) {
   return texts;
 }
 
-json refusal_of(const Daemon::Applied& applied) {
+// `origin`: the file that was asked for; a fault between two files is seen from there alone.
+json refusal_of(const Daemon::Applied& applied, const std::string& origin) {
   const std::string& file = applied.errors.front().file;
   json refusal = error_response(exit_code_of(applied.errors) == kExitSemantic ? kCodeSemantic : kCodeSyntax,
                                 {fmt::format("{} has {} error{}; the old configuration stays in force", file,
                                              applied.errors.size(), applied.errors.size() == 1 ? "" : "s"),
-                                 "sluice check " + file});
+                                 "sluice check " + origin});
   refusal["diagnostics"] = texts_of(applied.errors);
   return refusal;
 }
 
-void answer_applied(Daemon& daemon, const Daemon::Applied& applied, bool dry_run, uint64_t received_ns,
-                    const Reply& reply) {
-  if (!applied.errors.empty()) return reply(refusal_of(applied));
+void answer_applied(Daemon& daemon, const Daemon::Applied& applied, const std::string& origin, bool dry_run,
+                    uint64_t received_ns, const Reply& reply) {
+  if (!applied.errors.empty()) return reply(refusal_of(applied, origin));
   json response = ok_response();
   response["warnings"] = texts_of(applied.warnings);
   response["services"] = daemon.model().services().size();
@@ -44,7 +45,7 @@ void answer_applied(Daemon& daemon, const Daemon::Applied& applied, bool dry_run
 }
 
 void reload(Daemon& daemon, const json&, uint64_t received_ns, const Reply& reply) {
-  answer_applied(daemon, daemon.reload(), false, received_ns, reply);
+  answer_applied(daemon, daemon.reload(), daemon.configuration().path(), false, received_ns, reply);
 }
 
 // {"sources": [{"file", "text"}, ...]}; nothing: it is not that.
@@ -74,7 +75,9 @@ void apply(Daemon& daemon, const json& request, uint64_t received_ns, const Repl
     }
     options.confirm = std::chrono::seconds(confirm->get<int64_t>());
   }
-  answer_applied(daemon, daemon.apply(std::move(*sources), options), options.dry_run, received_ns, reply);
+  const std::string origin = sources->front().file;
+  answer_applied(daemon, daemon.apply(std::move(*sources), options), origin, options.dry_run, received_ns,
+                 reply);
 }
 
 void confirm(Daemon& daemon, const json&, uint64_t received_ns, const Reply& reply) {

@@ -34,6 +34,16 @@ bool files_have(const Daemon& daemon, const OverrideKey& key) {
                                            [&](const auto& b) { return b.name == key.second; });
 }
 
+std::optional<IpAddress> address_in_files(const Daemon& daemon, const OverrideKey& key) {
+  for (const ServiceConfig& service : daemon.configuration().version().config.services) {
+    if (service.name != key.first) continue;
+    for (const BackendConfig& backend : service.backends) {
+      if (backend.name == key.second) return backend.address;
+    }
+  }
+  return std::nullopt;
+}
+
 // As the files have it, or the definition it was added with.
 bool enabled_as_defined(const Daemon& daemon, const Overrides& overrides, const std::string& name) {
   if (const auto added = overrides.services().find(name); added != overrides.services().end())
@@ -100,12 +110,13 @@ void backend_add(Daemon& daemon, const json& request, uint64_t received_ns, cons
   response["backends"] = json::array({*service + "/" + *backend});
   edit_overrides(
       daemon, key,
-      [key, address, weight](Overrides& overrides) {
+      [&daemon, key, address, weight](Overrides& overrides) {
         // Others may have been first, while this one waited for the disk.
         if (const Override* known = overrides.find(key); known != nullptr && known->address)
           return fmt::format("there is a backend '{}/{}' already", key.first, key.second);
         Override entry;
         entry.address = address;
+        entry.address_was = address_in_files(daemon, key);
         entry.weight = weight;
         overrides.set(key, std::move(entry));
         return std::string();

@@ -28,6 +28,7 @@ json entry_json(const OverrideKey& key, const Override& entry) {
   json out = {{"service", key.first}};
   if (!key.second.empty()) out["backend"] = key.second;
   if (entry.address) out["address"] = entry.address->text();
+  if (entry.address_was) out["address_was"] = entry.address_was->text();
   if (entry.weight) out["weight"] = *entry.weight;
   if (entry.weight_was) out["weight_was"] = *entry.weight_was;
   if (entry.admin) out["admin"] = text(*entry.admin);
@@ -53,6 +54,8 @@ Override entry_of(const json& object) {
   if (const auto admin = value_of<std::string>(object, "admin")) entry.admin = admin_of(*admin);
   if (const auto address = value_of<std::string>(object, "address"))
     entry.address = IpAddress::parse(*address);
+  if (const auto address = value_of<std::string>(object, "address_was"))
+    entry.address_was = IpAddress::parse(*address);
   return entry;
 }
 
@@ -123,9 +126,12 @@ Override not_overtaken(const ServiceConfig& service, const OverrideKey& key, Ove
     told.push_back(fmt::format("the override of '{}' has no backend any more", name_of(key)));
     return {};
   }
-  if (entry.address && *entry.address == found->address) {
-    told.push_back(fmt::format("'{}', added at run time, is in the files now", name_of(key)));
+  if (entry.address && (*entry.address == found->address || entry.address_was != found->address)) {
+    told.push_back(fmt::format("'{}', added at run time with the address {}, is in the files now with {}",
+                               name_of(key), entry.address->text(), found->address.text()));
     entry.address.reset();
+    entry.address_was.reset();
+    if (!entry.weight_was) entry.weight.reset();  // it was the added one's
   }
   if (entry.weight_was && *entry.weight_was != found->weight) {
     told.push_back(fmt::format("the weight {} of '{}', set at run time, gives way to the files' new one, {}",

@@ -13,7 +13,8 @@
 //   remove = true           # takes the backend, or the service, out
 //   enabled = false         # of a service: its VIP is not served
 //
-// A runtime weight gives way when the files' weight changes: then somebody decided later.
+// A runtime weight gives way when the files' weight changes: then somebody decided later. So does an added
+// backend when the files have one of that name, and a new address when the files name another than before.
 #pragma once
 
 #include <cstdint>
@@ -36,6 +37,7 @@ struct Override {
   std::optional<uint32_t> weight_was;  // the files' weight when it was decided; only at run time
   std::optional<Admin> admin;
   std::optional<IpAddress> address;
+  std::optional<IpAddress> address_was;  // the files', likewise; nothing when they had no such backend
   std::optional<bool> enabled;
   bool remove = false;
 

@@ -60,6 +60,7 @@ Result<std::string> text_with(const std::string& path, const Overrides& override
     all.add_service(name, service);
   for (auto [key, entry] : overrides.entries()) {
     entry.weight_was.reset();
+    entry.address_was.reset();
     const Override* known = all.find(key);
     all.set(key, laid_over(known == nullptr ? Override() : *known, entry));
   }

@@ -1,6 +1,7 @@
 // What operators decide at run time, laid over the files: what fits, what does not, what the files overtake.
 #include "controlplane/overrides.h"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -91,6 +92,7 @@ TEST(Overrides, GoThroughJson) {
   Override all = added("2001:db8::1");
   all.weight = 0;
   all.weight_was = 100;
+  all.address_was = IpAddress::parse("2001:db8::2");
   all.admin = Admin::maint;
   overrides.set({"web", "b1"}, all);
   overrides.set({"web", "b2"}, removed());
@@ -130,6 +132,18 @@ TEST(Overrides, GiveWayToTheFiles) {
   const Overrides changed = without_overtaken(overrides, files("weight = 50\n"), told);
   EXPECT_EQ(changed.find({"web", "b1"})->weight, std::nullopt);
   EXPECT_EQ(changed.find({"web", "b1"})->admin, Admin::drain);
+
+  // One that the files have with another address than it was added with; one whose address was changed.
+  Override other = added("10.0.1.99");
+  other.weight = 30;
+  overrides.set({"web", "b2"}, other);
+  EXPECT_EQ(without_overtaken(overrides, files(), told).find({"web", "b2"}), nullptr);
+  EXPECT_TRUE(std::any_of(told.begin(), told.end(), [](const std::string& sentence) {
+    return sentence.find("10.0.1.99") != std::string::npos;
+  }));
+  other.address_was = IpAddress::parse("10.0.1.12");
+  overrides.set({"web", "b2"}, other);
+  EXPECT_EQ(*without_overtaken(overrides, files(), told).find({"web", "b2"}), other);
 }
 
 // Proves that the same may stand in a file, weights and all, and that faults there have their place.
