@@ -1,5 +1,6 @@
 #include "controlplane/events.h"
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <utility>
@@ -84,6 +85,10 @@ void Events::log(const Event& event) const {
 }
 
 void Events::add(Event event) {
+  // Texts may quote what hooks print or clients send: nothing of it commands the reader's terminal.
+  std::replace_if(
+      event.text.begin(), event.text.end(),
+      [](unsigned char c) { return (c < 0x20 && c != '\n') || c == 0x7f; }, '?');
   counts_[static_cast<size_t>(event.level)]++;
   event.time_unix_ms = unix_ms_now();
   const bool is_kept = event.level != Event::Level::debug;

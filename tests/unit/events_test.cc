@@ -25,6 +25,12 @@ TEST(EventsTest, NumbersGoOnWithoutGapsAndTheRingKeepsTheLast) {
   EXPECT_EQ(events.kept().back().number, events.last_number());
 }
 
+TEST(EventsTest, ATextCommandsNoTerminal) {
+  Events events;
+  events.add(Event::Level::info, "x", "hook said \x1b[2J\x07\x7f\n  try: again");
+  EXPECT_EQ(events.kept().back().text, "hook said ?[2J??\n  try: again");
+}
+
 TEST(EventsTest, DebugIsForThoseWhoAskForIt) {
   Events events;
   int all = 0, kept = 0;
