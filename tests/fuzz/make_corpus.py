@@ -3,7 +3,7 @@
 
 corpus/parse: frames as parse_fuzz.cc reads them, each behind its length; the VIPs are those of its configuration.
 corpus/config: configuration files, right ones and one for each kind of fault.
-corpus/protocol: requests on the control socket.
+corpus/protocol: a byte, and requests on the control socket.
 """
 
 import json
@@ -103,24 +103,21 @@ def protocol_seeds():
     def request(command, **arguments):
         return json.dumps({"v": 1, "cmd": command, **arguments}, separators=(",", ":")) + "\n"
 
-    requests = {
-        "show-services": request("show.services"),
-        "show-backends": request("show.backends", service="web", backend="b1"),
-        "show-dataplane": request("show.dataplane") + request("show.generation"),
-        "show-flows": request("show.flows", service="web", list=10),
-        "show-events": request("show.events", kind="*", last=3),
-        "show-overrides": request("show.overrides"),
-        "explain": request("explain", protocol="tcp", client="127.0.0.1:4000", vip="127.0.0.100:80"),
-        "watch": request("watch", kind="audit"),
-        "drain": request("backend.admin", service="web", backend="b1", admin="drain"),
-        "drain-all": request("backend.admin", targets=["web/*"], admin="ready"),
-        "weight": request("backend.weight", service="web", backend="b2", weight=50),
-        "add-remove": request("backend.add", service="web", backend="b3", address="127.0.0.13", weight=1)
-        + request("backend.remove", targets=["web/b3"]),
-        "overrides": request("overrides.clear"),
-        "unknown": request("shwo.services"),
+    seeds = {
+        "now": request("now", service="web", weight=50),
+        "later": request("later", targets=["web/*"]) + request("now"),
+        "parts": request("parts") + request("later") + request("parts"),
+        "watch": request("now") + request("watch") + request("now"),
+        "deep": request("now", a=[[[[{"b": "[[[\\\"]"}]]]]),
+        "no-version": '{"cmd":"now"}\n',
+        "no-object": "[]\n\n{}\n",
+        "not-utf8": b'{"v":1,"cmd":"\xff"}\n',
+        "half": '{"v":1,"cmd":"',
+        "last": request("later").strip(),
     }
-    return {**requests, "no-version": '{"cmd":"show.services"}\n', "no-object": "[]\n\n{}\n", "half": '{"v":1,"cmd":"'}
+    # The first byte: how many are sent at a time.
+    as_bytes = {name: seed if isinstance(seed, bytes) else seed.encode() for name, seed in seeds.items()}
+    return {name: bytes([at % 3 * 7]) + seed for at, (name, seed) in enumerate(as_bytes.items())}
 
 
 def write(folder, seeds):
