@@ -14,6 +14,8 @@ using nlohmann::json;
 
 // What a value may take of an audit event; a whole configuration is told by its size.
 constexpr size_t kAuditedTextMax = 256;
+// An error quotes what was asked for; it is kept in the ring of events.
+constexpr size_t kAuditedErrorMax = 1024;
 
 json audited(const json& value) {
   const std::string text = value.is_string() ? value.get<std::string>()
@@ -76,11 +78,13 @@ void audit(Events& events, const Client& client, const std::string& command, con
                    {"command", command},     {"arguments", arguments}, {"ok", ok}};
   if (client.peer.login_user) event.details["login_uid"] = *client.peer.login_user;
   event.text = fmt::format("{}: {}{}", client.who(), command, sentence_of(arguments));
-  for (const char* key : {"generation", "changed", "before", "after", "code", "error"}) {
+  for (const char* key : {"generation", "changed", "before", "after", "code"}) {
     if (response.contains(key)) event.details[key] = audited(response[key]);
   }
+  const std::string error = response.value("error", "").substr(0, kAuditedErrorMax);
+  if (!ok) event.details["error"] = error;
   if (!ok) {
-    event.text += " refused: " + response.value("error", "");
+    event.text += " refused: " + error;
   } else if (response.contains("before") && response.contains("after")) {
     event.text += fmt::format(": {} -> {}", event.details["before"].dump(), event.details["after"].dump());
   }

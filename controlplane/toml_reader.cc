@@ -21,6 +21,8 @@ std::string printable(std::string text) {
 
 // A longer line helps nobody.
 constexpr size_t kSourceLineMax = 500;
+// Of errors, and of warnings, in one file: nobody reads more, and a file of megabytes may have millions.
+constexpr size_t kDiagnosticsMax = 1'000;
 
 std::string_view type_name(const toml::node& node) {
   switch (node.type()) {
@@ -75,7 +77,7 @@ std::optional<Milliseconds> parse_duration(std::string_view text) {
   if (unit == "s") return std::chrono::seconds(amount);
   if (unit == "m") return std::chrono::minutes(amount);
   if (unit == "h") return std::chrono::hours(amount);
-  if (unit == "d") return std::chrono::hours(24 * amount);
+  if (unit == "d") return std::chrono::hours(24 * int64_t{amount});
   return std::nullopt;
 }
 
@@ -98,8 +100,11 @@ std::string_view nearest(std::string_view typed, const std::vector<std::string_v
   size_t best_distance = SIZE_MAX;
   for (const std::string_view candidate : candidates) {
     const bool abbreviates = typed.size() >= 3 && candidate.starts_with(typed);
+    const auto [shorter, longer] = std::minmax({typed.size(), candidate.size()});
+    const size_t tolerated = (longer + 1) / 3;
+    // Too different in length already; a name of megabytes is not compared at all.
+    if (!abbreviates && longer - shorter > tolerated) continue;
     const size_t distance = abbreviates ? 1 : edit_distance(typed, candidate);
-    const size_t tolerated = (std::max(typed.size(), candidate.size()) + 1) / 3;
     if (distance <= tolerated && distance < best_distance)
       std::tie(best, best_distance) = std::tuple(candidate, distance);
   }
@@ -139,10 +144,12 @@ Position DiagnosticSink::place(const toml::node& node) const {
 }
 
 void DiagnosticSink::error(Position where, std::string message, std::string suggestion) {
+  if (errors_.size() >= kDiagnosticsMax) return;
   errors_.push_back(make(Diagnostic::Kind::semantic, where, std::move(message), std::move(suggestion)));
 }
 
 void DiagnosticSink::warning(Position where, std::string message, std::string suggestion) {
+  if (warnings_.size() >= kDiagnosticsMax) return;
   warnings_.push_back(make(Diagnostic::Kind::semantic, where, std::move(message), std::move(suggestion)));
 }
 

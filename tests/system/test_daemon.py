@@ -319,7 +319,10 @@ def test_an_argument_of_a_wrong_type_is_not_taken_for_absent(control):
     assert control.backend("b1")["weight"] == 7
 
 
-def test_a_client_writes_no_lines_of_its_own_into_the_log(control):
+def test_a_client_fills_no_memory_and_writes_no_lines_of_its_own_into_the_log(control):
+    long = {"cmd": "backend.weight", "service": "w" * 8_000_000, "backend": "b1", "weight": 1}
+    assert [ask([request])[0]["ok"] for request in (long, long | {"cmd": "x" * 8_000_000})] == [False, False]
+    assert all(len(event["text"]) < 4096 for event in control.json("show", "events")["events"])
     ask([{"cmd": "backend.weight", "service": "web", "backend": "b1\nforged", "weight": 1}])
     wait_until(lambda: "b1?forged" in control.sluiced.output(), control.sluiced.output, 5)
     assert "\nforged" not in control.sluiced.output()

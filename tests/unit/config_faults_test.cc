@@ -218,6 +218,9 @@ const FaultCase kFaultCases[] = {
     {"idle_timeout_too_long",
      right_service("idle_timeout = { established = \"241h\" }"),
      {{7, 32, "'established' is \"241h\"; it must be from 1s to 10d"}}},
+    {"idle_timeout_beyond_32_bits",
+     right_service("idle_timeout = { established = \"178956971d\" }"),
+     {{7, 32, "'established' is \"178956971d\"; it must be from 1s to 10d"}}},
     {"idle_timeout_too_long_for_udp",
      right_service("idle_timeout = { udp = \"7201s\" }"),
      {{7, 24, "'udp' is \"7201s\"; it must be from 1s to 2h"}}},
@@ -267,6 +270,15 @@ const FaultCase kFaultCases[] = {
 };
 INSTANTIATE_TEST_SUITE_P(All, ConfigFaults, testing::ValuesIn(kFaultCases),
                          [](const auto& test) { return std::string(test.param.name); });
+
+// Proves that a file of faults alone is answered in bounded time and space.
+TEST(ConfigFaultsOfAHugeFile, AreNotAllNamed) {
+  std::string text;
+  for (int i = 0; i < 20'000; i++)
+    text += "[[service]]\n" + std::string(100, 'x') + " = 1\n";
+  EXPECT_EQ(parse_config(text, "f.toml").errors.size(), 1'000u);
+  EXPECT_EQ(parse_config(std::string(2'000'000, 'x') + " = 1\n", "f.toml").errors.size(), 2u);
+}
 
 }  // namespace
 }  // namespace sluice
