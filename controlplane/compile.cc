@@ -57,8 +57,10 @@ class Compilation {
   // Either leaves staged what the model says: the first whatever is published, the second if only what the
   // model notes as changed differs from the current generation.
   void stage_all();
-  void stage_changed();
+  void stage_changed(const Portion& portion);
 
+  std::span<const BackendPlace> staged() const { return staged_; }
+  std::optional<uint32_t> left_from() const { return left_from_; }
   bool changed() const { return changed_; }
   uint32_t tables_built() const { return tables_built_; }
   uint64_t build_ns() const { return build_ns_; }
@@ -84,6 +86,9 @@ class Compilation {
   bool vips_changed_ = false;
   uint32_t tables_built_ = 0;
   uint64_t build_ns_ = 0;
+  uint64_t slots_built_ = 0;
+  std::vector<BackendPlace> staged_;  // by stage_changed
+  std::optional<uint32_t> left_from_;
 };
 
 void Compilation::stage_all() {
@@ -100,15 +105,23 @@ void Compilation::stage_all() {
   stage_root();
 }
 
-void Compilation::stage_changed() {
+// Around from portion.from: whoever changes all the time does not keep the others waiting.
+void Compilation::stage_changed(const Portion& portion) {
   const std::set<BackendPlace>& changed = model_.changed();
-  for (auto place = changed.begin(); place != changed.end();) {
+  auto place = changed.lower_bound({portion.from, 0});
+  while (staged_.size() < changed.size()) {
+    if (place == changed.end()) place = changed.begin();
     const uint32_t position = place->service;
+    if (slots_built_ >= portion.slots_max) {
+      left_from_ = position;
+      return;
+    }
     const Service& service = model_.services()[position];
     std::vector<const Backend*> backends;
     bool lookup_changed = false;
     for (; place != changed.end() && place->service == position; ++place) {
       const Backend& backend = model_.backend(*place);
+      staged_.push_back(*place);
       backends.push_back(&backend);
       lookup_changed |= changes_lookup(service, backend);
       stage_backend(service, backend);
@@ -240,6 +253,7 @@ void Compilation::build_lookup(const Service& service, const std::vector<Taker>&
     build_ns_ += monotonic_ns() - start_ns;
     assert(built);
     tables_built_++;
+    slots_built_ += table.size();
   }
   publisher_.set_members(service.id, ids);
   publisher_.set_lookup(service.id, table, maglev_checksum(members, table));
@@ -290,21 +304,22 @@ void Compilation::stage_root() {
 
 }  // namespace
 
-Result<Compiled> compile(Model& model, Publisher& publisher, const StatsSegment* stats) {
+Result<Compiled> compile(Model& model, Publisher& publisher, const StatsSegment* stats,
+                         const Portion& portion) {
   model.settle();
   const uint64_t incarnation = publisher.header().incarnation;
   const TablesView current = publisher.current();
   const bool knows_current = current && model.base() == Model::Base{incarnation, current.generation().number};
-  if (knows_current && model.changed().empty()) return Compiled{model.base().generation, 0, 0};
+  if (knows_current && model.changed().empty()) return Compiled{model.base().generation, 0, 0, {}};
 
   if (Result<Done> begun = publisher.begin(); !begun) return begun.error();
   Compilation compilation(model, publisher, stats);
   if (knows_current) {
-    compilation.stage_changed();
+    compilation.stage_changed(portion);
   } else {
     compilation.stage_all();
   }
-  Compiled result{0, compilation.tables_built(), compilation.build_ns()};
+  Compiled result{0, compilation.tables_built(), compilation.build_ns(), compilation.left_from()};
   if (compilation.changed()) {
     publisher.generation().overrides_edition = model.overrides_edition();
     const Result<uint64_t> number = publisher.commit();
@@ -314,7 +329,11 @@ Result<Compiled> compile(Model& model, Publisher& publisher, const StatsSegment*
     publisher.abort();
     result.generation = current.generation().number;
   }
-  model.is_published_in({incarnation, result.generation});
+  if (knows_current) {
+    model.is_published_in({incarnation, result.generation}, compilation.staged());
+  } else {
+    model.is_published_in({incarnation, result.generation});
+  }
   return result;
 }
 

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "controlplane/model.h"
 #include "controlplane/publish.h"
@@ -23,10 +24,18 @@ struct Compiled {
   uint64_t generation = 0;    // what was published; the current one if nothing had changed
   uint32_t tables_built = 0;  // lookup tables built anew
   uint64_t build_ns = 0;      // what maglev_build took for them
+  // Set when slots_max left something for the next one, which begins with this service (its position).
+  std::optional<uint32_t> left_from;
+};
+
+// How much of a model becomes one generation. Unlimited: all of it.
+struct Portion {
+  uint64_t slots_max = UINT64_MAX;  // of lookup tables built, after which no other service is begun
+  uint32_t from = 0;                // the service to begin with, of those that the model notes as changed
 };
 
 // Stages and commits the difference between the model and the current generation; every id in the model is
-// assigned. `stats` may be null (no data plane seen yet): it gives the counters' baseline for ids that are
+// assigned. A portion is taken only of what the model notes, and each service in it is whole. `stats` may be null (no data plane seen yet): it gives the counters' baseline for ids that are
 // handed out anew. Members of a table are the backends that take new flows (Service::takes_new), ordered by
 // name. The model is settled first (Model::settle). On an Error (segment memory) nothing is published, and
 // the model goes on noting what is not.
@@ -35,7 +44,8 @@ struct Compiled {
 // members or their weights changed, its lookup table (1 ms, maglev.h) and a walk over its members (50 us for
 // 1,000, checksum and copying included). Nothing depends on how many others there are. When everything is
 // compared: 14 ms for 100 services of 1,000 backends, besides what is built (perf/publish_bench.cc).
-[[nodiscard]] Result<Compiled> compile(Model& model, Publisher& publisher, const StatsSegment* stats);
+[[nodiscard]] Result<Compiled> compile(Model& model, Publisher& publisher, const StatsSegment* stats,
+                                       const Portion& portion = {});
 
 // Gives ids to the model's services and backends that have none. Those that the current generation has under
 // the same names get theirs back, and with it what sluiced's predecessor knew: admin state, the operator's

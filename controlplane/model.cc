@@ -178,6 +178,12 @@ void Model::is_published_in(const Base& base) {
   changed_.clear();
 }
 
+void Model::is_published_in(const Base& base, std::span<const BackendPlace> found) {
+  base_ = base;
+  for (const BackendPlace at : found)
+    changed_.erase(at);
+}
+
 void reconcile(Model& model, const Config& config) {
   std::vector<Service> services;
   services.reserve(config.services.size());

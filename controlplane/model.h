@@ -183,6 +183,8 @@ class Model {
   const Base& base() const { return base_; }
   const std::set<BackendPlace>& changed() const { return changed_; }
   void is_published_in(const Base& base);
+  // The same, but only these of changed() were found in it.
+  void is_published_in(const Base& base, std::span<const BackendPlace> found);
 
  private:
   Backend& change(BackendPlace at);

@@ -39,7 +39,7 @@ Counts count(const Service& service) {
       continue;
     }
     counts.configured.add(backend);
-    if (backend.admin != Admin::ready) continue;
+    if (backend.admin != Admin::ready || backend.weight() == 0) continue;  // taken out by somebody
     counts.ready.add(backend);
     if (service.is_healthy(backend)) {
       counts.healthy.add(backend);

@@ -30,12 +30,16 @@ Rollout::Rollout(boost::asio::io_context& io, Model& model, Publisher& publisher
       poll_(io) {}
 
 Result<Compiled> Rollout::publish() {
+  return publish(Portion());
+}
+
+Result<Compiled> Rollout::publish(const Portion& portion) {
   const TablesView before = publisher_.current();
   const uint64_t number_before = before ? before.generation().number : 0;
   if (asked_ns_ == 0) asked_ns_ = monotonic_ns();
-  Result<Compiled> compiled = compile(model_, publisher_, dataplane_.stats());
+  Result<Compiled> compiled = compile(model_, publisher_, dataplane_.stats(), portion);
   if (!compiled) return compiled.error();
-  // All that was gathered is in it.
+  // All that was gathered is in it, or will be in the next one.
   if (std::exchange(gathers_, false)) gather_.cancel();
   if (std::exchange(fault_logged_, false))
     events_.add(Event::Level::info, "publish_works", "publishing works again");
@@ -54,7 +58,12 @@ Result<Compiled> Rollout::publish() {
                      {"build_us", static_cast<double>(compiled->build_ns) / 1e3}};
     events_.add(std::move(event));
   }
-  asked_ns_ = 0;
+  next_service_ = compiled->left_from.value_or(0);
+  if (compiled->left_from) {
+    publish_soon();
+  } else {
+    asked_ns_ = 0;
+  }
   start_polling();
   return compiled;
 }
@@ -74,7 +83,7 @@ void Rollout::publish_after(std::chrono::nanoseconds delay) {
   gather_.expires_after(delay);
   gather_.async_wait([this](const boost::system::error_code& error) {
     if (error || !gathers_) return;
-    const Result<Compiled> done = publish();
+    const Result<Compiled> done = publish({kSlotsAtOnce, next_service_});
     if (done) return;
     if (!std::exchange(fault_logged_, true))
       events_.add(Event::Level::error, "publish_failed",

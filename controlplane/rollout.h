@@ -40,6 +40,8 @@ class Rollout {
   // How long after a generation a change that nobody waits for may be held, to share the next one with
   // others.
   static constexpr std::chrono::milliseconds kGather{2};
+  // About 20 ms of building.
+  static constexpr uint64_t kSlotsAtOnce = 1 << 20;
   // How often such a change is tried again while it cannot be published (no memory until workers
   // acknowledge).
   static constexpr std::chrono::milliseconds kRetry{100};
@@ -53,7 +55,9 @@ class Rollout {
   // Publishes what the model says now. The current generation when nothing differs. On an Error nothing is
   // published, and what publish_soon was asked for stays due.
   [[nodiscard]] Result<Compiled> publish();
-  // The same within kGather, or as soon as it can be: a fault is logged once and tried again every kRetry.
+  // The same within kGather, or as soon as it can be: a fault is logged once and tried again every kRetry. Where
+  // many services changed, it takes several generations of kSlotsAtOnce, with what else is to be done between
+  // them.
   void publish_soon();
   // Calls `done` from the loop when the generation is acknowledged or kPatience has passed.
   void wait(uint64_t generation, uint64_t received_ns, Waiter done);
@@ -69,6 +73,7 @@ class Rollout {
     uint64_t received_ns;
     Waiter done;
   };
+  [[nodiscard]] Result<Compiled> publish(const Portion& portion);
   void publish_after(std::chrono::nanoseconds delay);
   void start_polling();
   void poll();
@@ -84,6 +89,7 @@ class Rollout {
   boost::asio::steady_timer gather_;
   boost::asio::steady_timer poll_;
   bool gathers_ = false;       // a publish_soon is not done yet
+  uint32_t next_service_ = 0;  // where it begins
   bool fault_logged_ = false;  // since the last publish that worked
   bool polls_ = false;
   bool settled_ = false;

@@ -236,6 +236,47 @@ TEST(Compile, AChangeCostsWhatItChanges) {
             (Sizes{kRoot, limits::kLookupSlotsLarge * 2, 100 * sizeof(BackendId), kServicePage}));
 }
 
+// 20 services at once, in portions of 8 tables: each publishes whole services and leaves the rest noted; who was
+// left comes first, whatever has changed since; in the end all is as if it had been one generation.
+TEST(Compile, InPortions) {
+  Config config;
+  for (uint32_t i = 0; i < 20; i++)
+    config.services.push_back(service_config("s" + std::to_string(i), i, 4));
+  Publisher publisher = Publisher::anonymous(), whole_publisher = Publisher::anonymous();
+  Model model = model_of(config, publisher), whole = model_of(config, whole_publisher);
+  compiled(model, publisher);
+  compiled(whole, whole_publisher);
+  for (uint32_t i = 0; i < 20; i++) {
+    for (const uint32_t backend : {0u, 1u}) {
+      model.set_health({i, backend}, Health::down, monotonic_ns());
+      whole.set_health({i, backend}, Health::down, monotonic_ns());
+    }
+  }
+  Portion portion{8 * limits::kLookupSlotsDefault, 0};
+  uint32_t built = 0;
+  for (const uint32_t expected : {8u, 8u, 5u}) {
+    const Result<Compiled> done = compile(model, publisher, nullptr, portion);
+    ASSERT_TRUE(done) << done.error().text();
+    EXPECT_EQ(done->tables_built, expected);
+    built += done->tables_built;
+    EXPECT_EQ(done->left_from.has_value(), built < 21);
+    portion.from = done->left_from.value_or(0);
+    if (built == 8) {
+      EXPECT_EQ(portion.from, 8u);
+      model.set_health({2, 2}, Health::down, monotonic_ns());  // before those that wait, and after them in turn
+      whole.set_health({2, 2}, Health::down, monotonic_ns());
+    }
+    publisher.reclaim(done->generation);
+  }
+  EXPECT_TRUE(model.changed().empty());
+  compiled(whole, whole_publisher);
+  for (const Service& service : model.services()) {
+    const auto table = publisher.current().lookup(publisher.current().service(service.id));
+    const auto expected = whole_publisher.current().lookup(whole_publisher.current().service(service.id));
+    EXPECT_TRUE(std::equal(table.begin(), table.end(), expected.begin(), expected.end())) << service.config.name;
+  }
+}
+
 // Proves the three separate conditions: who takes new flows, and who keeps the old ones.
 TEST(Compile, WhoTakesAndWhoKeeps) {
   using Type = HealthConfig::Type;
