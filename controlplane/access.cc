@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <map>
 
 #include <fmt/format.h>
 #include <grp.h>
@@ -25,9 +26,14 @@ std::optional<gid_t> find_group(const std::string& name) {
   return found->gr_gid;
 }
 
+// Each is asked for once: a directory service may take its time to answer, and sluiced has one thread.
 std::string user_name(uid_t uid) {
+  constexpr size_t kKnownMax = 1024;
+  static std::map<uid_t, std::string> known;
+  if (const auto found = known.find(uid); found != known.end()) return found->second;
+  if (known.size() >= kKnownMax) known.clear();
   const passwd* found = getpwuid(uid);
-  return found == nullptr ? "" : found->pw_name;
+  return known[uid] = found == nullptr ? "" : found->pw_name;
 }
 
 // What pam_loginuid left; nothing for a process that no login led to.

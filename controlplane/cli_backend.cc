@@ -50,8 +50,9 @@ void add_waiting(CLI::App& drain, Arguments& arguments, Action& action) {
   drain.add_flag("--wait", arguments.wait, "until they have no flows left; shows how many there are");
   drain.add_option("--timeout", arguments.time_max, "of the waiting: exit code 6 after it (10m)");
   drain.callback([&] {
-    action = [&] {
+    action = [&arguments, &drain] {
       if (arguments.wait) return drain_and_wait(arguments);
+      if (drain.count("--timeout") != 0) return usage_error({"--timeout is of --wait", "add --wait"});
       return change(arguments, {{"cmd", "backend.admin"}, {"admin", "drain"}}, "drain");
     };
   });

@@ -12,8 +12,8 @@ namespace {
 
 using nlohmann::json;
 
-// The [[service]] tables of a file, as JSON. Empty, with the complaint made and `exit_code` set, when there are
-// none.
+// The [[service]] tables of a file, as JSON. Empty, with the complaint made and `exit_code` set, when there
+// are none.
 json services_in(const std::string& file, int& exit_code) {
   const ConfigFiles files = read_config_files(file);
   if (!files.errors.empty()) {

@@ -21,7 +21,8 @@ json audited(const json& value) {
   const std::string text = value.is_string() ? value.get<std::string>()
                                              : value.dump(-1, ' ', false, json::error_handler_t::replace);
   if (text.size() <= kAuditedTextMax) return value;
-  return value.is_structured() ? fmt::format("({} of them)", value.size()) : fmt::format("({} bytes)", text.size());
+  return value.is_structured() ? fmt::format("({} of them)", value.size())
+                               : fmt::format("({} bytes)", text.size());
 }
 
 json audited_arguments(const json& request) {

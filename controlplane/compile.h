@@ -35,10 +35,11 @@ struct Portion {
 };
 
 // Stages and commits the difference between the model and the current generation; every id in the model is
-// assigned. A portion is taken only of what the model notes, and each service in it is whole. `stats` may be null (no data plane seen yet): it gives the counters' baseline for ids that are
-// handed out anew. Members of a table are the backends that take new flows (Service::takes_new), ordered by
-// name. The model is settled first (Model::settle). On an Error (segment memory) nothing is published, and
-// the model goes on noting what is not.
+// assigned. A portion is taken only of what the model notes, and each service in it is whole. `stats` may be
+// null (no data plane seen yet): it gives the counters' baseline for ids that are handed out anew. Members of
+// a table are the backends that take new flows (Service::takes_new), ordered by name. The model is settled
+// first (Model::settle). On an Error (segment memory) nothing is published, and the model goes on noting what
+// is not.
 //
 // Cost: of the changed backends, each its records (0.6 us with the generation's root); of a service whose
 // members or their weights changed, its lookup table (1 ms, maglev.h) and a walk over its members (50 us for

@@ -37,7 +37,8 @@ class Configuration {
     WrittenConfig written;
     uint64_t files_hash = 0;  // of CONFIG as it stood, when this is it
   };
-  // A version on trial, and the way back: the version before, and the overrides that this one has no place for.
+  // A version on trial, and the way back: the version before, and the overrides that this one has no place
+  // for.
   struct Trial {
     Version before;
     Overrides dropped;  // as they were before

@@ -92,10 +92,9 @@ Result<Done> Daemon::begin(std::vector<Diagnostic>& errors) {
     errors = std::move(first.errors);
     return Error{"the configuration has errors", "sluice check " + options_.config_path};
   }
-  Result<std::unique_ptr<Neighbours>> neighbours =
-      Neighbours::open(
-          io_, [this](std::span<const IpAddress> changed) { copy_next_hops(changed); },
-          [this](const std::string& fault) { note(Event::Level::warning, "next_hops_unknown", fault); });
+  Result<std::unique_ptr<Neighbours>> neighbours = Neighbours::open(
+      io_, [this](std::span<const IpAddress> changed) { copy_next_hops(changed); },
+      [this](const std::string& fault) { note(Event::Level::warning, "next_hops_unknown", fault); });
   if (!neighbours) return neighbours.error();
   neighbours_ = std::move(*neighbours);
   follow_steering();
@@ -350,7 +349,8 @@ void Daemon::watch_clock(uint64_t now_ns) {
   const std::optional<int64_t> jump_ms = clock_watch_.look(now_ns, wall.count());
   if (!jump_ms) return;
   note(Event::Level::warning, "clock_jumped",
-       fmt::format("the wall clock went {:.1f} s {}: times before and after do not compare; checks and timeouts go by another",
+       fmt::format("the wall clock went {:.1f} s {}: times before and after do not compare; checks and "
+                   "timeouts go by another",
                    std::abs(static_cast<double>(*jump_ms)) / 1e3, *jump_ms > 0 ? "forward" : "back"));
 }
 

@@ -37,16 +37,16 @@
 #include "controlplane/publish.h"
 #include "controlplane/rollout.h"
 #include "controlplane/steer_map.h"
-#include "controlplane/vip_checks.h"
 #include "controlplane/syn_watch.h"
+#include "controlplane/vip_checks.h"
 #include "src/result.h"
 
 namespace sluice {
 
 struct DaemonOptions {
   std::string config_path;
-  std::string directory;             // the instance's; the caller holds its lock
-  std::string state_directory;       // what is kept over a reboot (configuration.h)
+  std::string directory;               // the instance's; the caller holds its lock
+  std::string state_directory;         // what is kept over a reboot (configuration.h)
   uint32_t checks_at_a_time = 16'384;  // health checks running at once: a socket each
   Events::LogFormat log_format = Events::LogFormat::text;
   Event::Level log_least = Event::Level::info;
@@ -102,8 +102,8 @@ class Daemon {
   struct Applied {
     std::vector<Diagnostic> errors;  // with any, or an Error in `change`, the old configuration stays
     std::vector<Diagnostic> warnings;
-    nlohmann::json objects;  // diff_written (config_diff.h)
-    nlohmann::json flows;    // diff_flows; of a dry run
+    nlohmann::json objects;                      // diff_written (config_diff.h)
+    nlohmann::json flows;                        // diff_flows; of a dry run
     std::vector<std::string> overrides_dropped;  // that have no place in it, each in a sentence
     Result<Change> change = Change{};
   };

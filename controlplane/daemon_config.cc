@@ -409,16 +409,17 @@ Daemon::Written Daemon::write_overrides(bool dry_run) {
 
 // ---- Health on disk ---------------------------------------------------------------------------------------
 
-// Written as text, for it delays the loop: 10,000 backends take 12 ms as a JSON tree, and 3 ms so. Names need no escapes
-// (config_schema.h).
+// Written as text, for it delays the loop: 10,000 backends take 12 ms as a JSON tree, and 3 ms so. Names need
+// no escapes (config_schema.h).
 std::string Daemon::health_contents() const {
   fmt::memory_buffer out;
   std::string_view before = "{\n";
   for (const Service& service : model_.services()) {
     for (const Backend& backend : service.backends) {
       if (backend.health == Health::unknown) continue;
-      fmt::format_to(std::back_inserter(out), R"({}"{}/{}":{{"address":"{}","up":{}}})", before, service.config.name,
-                     backend.config.name, backend.config.address.text(), backend.health == Health::up);
+      fmt::format_to(std::back_inserter(out), R"({}"{}/{}":{{"address":"{}","up":{}}})", before,
+                     service.config.name, backend.config.name, backend.config.address.text(),
+                     backend.health == Health::up);
       before = ",\n";
     }
   }

@@ -26,7 +26,8 @@ Result<std::unique_ptr<Neighbours>> Neighbours::open(boost::asio::io_context& io
                                                      OnFault on_fault) {
   Result<Netlink> netlink = Netlink::open();
   if (!netlink) return netlink.error();
-  std::unique_ptr<Neighbours> neighbours(new Neighbours(io, std::move(*netlink), std::move(on_change), std::move(on_fault)));
+  std::unique_ptr<Neighbours> neighbours(
+      new Neighbours(io, std::move(*netlink), std::move(on_change), std::move(on_fault)));
   neighbours->wait_for_events();
   neighbours->refresh_later();
   return neighbours;

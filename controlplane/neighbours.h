@@ -108,7 +108,7 @@ class Neighbours {
   bool routes_are_due_ = false;
   bool all_are_due_ = false;  // something else than neighbours changed: the next look resolves every address
   bool warned_of_probing_ = false;
-  bool look_failed_ = false;                 // it is made again with the next refresh
+  bool look_failed_ = false;                         // it is made again with the next refresh
   std::chrono::steady_clock::duration look_took_{};  // the last one
 
   std::map<IpAddress, Entry> entries_;

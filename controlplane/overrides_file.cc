@@ -82,8 +82,8 @@ std::string write_text(const std::string& path, const std::string& text) {
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
   std::filesystem::create_directories(folder, fault);
   if (fault) return fmt::format("cannot create {}: {}", folder.string(), fault.message());
-  // What is written under another name first does not end in .toml: it is no configuration. Not for all to read:
-  // a service's checks may carry credentials.
+  // What is written under another name first does not end in .toml: it is no configuration. Not for all to
+  // read: a service's checks may carry credentials.
   return write_durably(path, text, 0640);
 }
 

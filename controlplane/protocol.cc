@@ -29,7 +29,8 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kAcceptRetry{100};
-// Of a request: a service's definition needs eight. What is nested is copied, written and destroyed recursively.
+// Of a request: a service's definition needs eight. What is nested is copied, written and destroyed
+// recursively.
 constexpr size_t kRequestDepthMax = 64;
 
 // Counts brackets outside of strings; whether they match is the parser's business.
@@ -57,8 +58,9 @@ bool nests_too_deep(std::string_view line) {
 ParsedRequest parse_request(std::string_view line) {
   ParsedRequest parsed;
   if (nests_too_deep(line)) {
-    parsed.refusal = error_response(
-        kCodeBadRequest, {"the request is nested more than " + std::to_string(kRequestDepthMax) + " deep", ""});
+    parsed.refusal =
+        error_response(kCodeBadRequest,
+                       {"the request is nested more than " + std::to_string(kRequestDepthMax) + " deep", ""});
     return parsed;
   }
   parsed.request = json::parse(line, nullptr, /*allow_exceptions=*/false);

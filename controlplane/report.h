@@ -23,9 +23,9 @@ const char* protocol_text(uint8_t protocol);
 
 nlohmann::json report_services(const Daemon& daemon);
 
-// Backends of one service, or of all when `only_service` is empty; of that only one when `only_backend` is not
-// empty. In steps of kStepBackends, so that checks and changes go on between them (what these change is in it as
-// it was or as it is).
+// Backends of one service, or of all when `only_service` is empty; of that only one when `only_backend` is
+// not empty. In steps of kStepBackends, so that checks and changes go on between them (what these change is
+// in it as it was or as it is).
 class BackendsReport {
  public:
   static constexpr size_t kStepBackends = 256;

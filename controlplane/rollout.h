@@ -55,9 +55,9 @@ class Rollout {
   // Publishes what the model says now. The current generation when nothing differs. On an Error nothing is
   // published, and what publish_soon was asked for stays due.
   [[nodiscard]] Result<Compiled> publish();
-  // The same within kGather, or as soon as it can be: a fault is logged once and tried again every kRetry. Where
-  // many services changed, it takes several generations of kSlotsAtOnce, with what else is to be done between
-  // them.
+  // The same within kGather, or as soon as it can be: a fault is logged once and tried again every kRetry.
+  // Where many services changed, it takes several generations of kSlotsAtOnce, with what else is to be done
+  // between them.
   void publish_soon();
   // Calls `done` from the loop when the generation is acknowledged or kPatience has passed.
   void wait(uint64_t generation, uint64_t received_ns, Waiter done);

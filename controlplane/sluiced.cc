@@ -22,11 +22,13 @@
 #include "controlplane/config.h"
 #include "controlplane/daemon.h"
 #include "controlplane/exit_codes.h"
+#include "controlplane/state_file.h"
 #include "src/segment.h"
 
 namespace sluice {
 namespace {
 
+constexpr const char* kStateLock = "state";
 constexpr rlim_t kDescriptorsWanted = 65'536;
 constexpr rlim_t kDescriptorsKept = 1024;  // for clients, segments and logs, beside the checks' sockets
 
@@ -45,8 +47,9 @@ uint32_t raise_descriptor_limit() {
   return static_cast<uint32_t>(std::min<rlim_t>(spare, DaemonOptions().checks_at_a_time));
 }
 
-// Who reads the log may stand still (a full pipe, a disk that does not answer). A thread waits for it, and lines
-// that find no place in its queue push out the oldest: checks and changes never wait. `sluice show events` has them.
+// Who reads the log may stand still (a full pipe, a disk that does not answer). A thread waits for it, and
+// lines that find no place in its queue push out the oldest: checks and changes never wait. `sluice show
+// events` has them.
 constexpr size_t kLogLinesQueued = 8192;
 constexpr std::chrono::seconds kLogPatienceAtEnd{1};
 
@@ -87,10 +90,16 @@ int run(const std::string& config_path, const std::string& directory, const std:
   if (const Result<Done> made = make_instance_directory(directory); !made) return fail(made.error());
   const Result<InstanceLock> lock = InstanceLock::acquire(directory, kDaemonLock);
   if (!lock) return fail(lock.error());
+  // Without a lock where it cannot be written: that is told later, and the instance runs.
+  (void)make_state_directory(state);
+  const Result<InstanceLock> state_lock = InstanceLock::acquire(state, kStateLock);
+  if (!state_lock && InstanceLock::is_held(state, kStateLock))
+    return fail(
+        {"another sluiced keeps its state in " + state, "give this one a directory of its own with --state"});
   signal(SIGPIPE, SIG_IGN);  // a log reader that goes away must not end the daemon
   boost::asio::io_context io(1);
-  DaemonOptions options{std::filesystem::absolute(config_path).lexically_normal().string(), directory,
-                        state_directory(state, directory), raise_descriptor_limit()};
+  DaemonOptions options{std::filesystem::absolute(config_path).lexically_normal().string(), directory, state,
+                        raise_descriptor_limit()};
   options.log_format = log_format;
   options.log_least = log_least;
   std::vector<Diagnostic> errors;
@@ -134,6 +143,7 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? sluice::kExitOk : sluice::kExitUsage;
   }
   sluice::begin_log();
+  directory = sluice::instance_directory(directory);
   sluice::exit_when_logged(
-      sluice::run(config_path, sluice::instance_directory(directory), state, log_format, log_least));
+      sluice::run(config_path, directory, sluice::state_directory(state, directory), log_format, log_least));
 }

@@ -31,7 +31,8 @@ std::vector<uint16_t> order_by_key(std::span<const MaglevMember> members) {
     return a.first != b.first ? a.first < b.first : members[a.second].key < members[b.second].key;
   });
   std::vector<uint16_t> order(members.size());
-  std::transform(by_prefix.begin(), by_prefix.end(), order.begin(), [](const auto& member) { return member.second; });
+  std::transform(by_prefix.begin(), by_prefix.end(), order.begin(),
+                 [](const auto& member) { return member.second; });
   return order;
 }
 
@@ -110,14 +111,14 @@ uint32_t inverse_modulo(uint32_t a, uint32_t prime) {
   return static_cast<uint32_t>(x0 < 0 ? x0 + prime : x0);
 }
 
-// Slots still free and where each comes on a walk: slots take 20 bits and positions in the list 12, so that the
-// first one met is the least of one word each, which vectorizes.
+// Slots still free and where each comes on a walk: slots take 20 bits and positions in the list 12, so that
+// the first one met is the least of one word each, which vectorizes.
 constexpr uint32_t kPositionBits = 12;
 static_assert(limits::kLookupSlotsLarge < 1u << (32 - kPositionBits));
 
 // Which of the free slots the walk meets first: that with the least (free - slot) / skip. Same answer as
-// walking, for the end, when next to every step would meet an occupied slot. The multiplications by one factor
-// modulo a prime are Shoup's: a product off by less than twice the modulus, without a division.
+// walking, for the end, when next to every step would meet an occupied slot. The multiplications by one
+// factor modulo a prime are Shoup's: a product off by less than twice the modulus, without a division.
 size_t first_met(const Walk& walk, std::span<const uint32_t> free, uint32_t slots) {
   const uint32_t inverse = inverse_modulo(walk.skip, slots);
   const auto quotient = static_cast<uint32_t>((uint64_t{inverse} << 32) / slots);
@@ -175,8 +176,8 @@ class Strides {
 
 // From this part of the table on, most steps meet an occupied slot, and strides are cheaper; measured.
 constexpr uint32_t kStridesFromPercent = 50;
-// With few free slots, looking at each of them is cheaper than walking (slots / free steps): as many as the square
-// root of all; measured, and as fast with thrice as many.
+// With few free slots, looking at each of them is cheaper than walking (slots / free steps): as many as the
+// square root of all; measured, and as fast with thrice as many.
 uint32_t few_free(uint32_t slots) {
   return std::min(static_cast<uint32_t>(std::sqrt(slots)), 1u << kPositionBits);
 }

@@ -518,6 +518,14 @@ def weights_or_nothing(control):
     return [b["name"] for b in json.loads(answer.stdout)["backends"]] if answer.returncode == 0 else []
 
 
+def test_two_instances_do_not_share_a_state_directory(control):
+    second = control.balancer.run(program("controlplane/sluiced"), control.config_path, "--dir", control.lab.folder / "second",
+                                  "--state", STATE, check=False)
+    assert second.returncode == FAILURE and f"another sluiced keeps its state in {STATE}" in second.stderr
+    assert "--state" in second.stderr
+    restart(control)
+
+
 # ---- killed at any instant ---------------------------------------------------------------------------------------------------
 
 

@@ -236,8 +236,8 @@ TEST(Compile, AChangeCostsWhatItChanges) {
             (Sizes{kRoot, limits::kLookupSlotsLarge * 2, 100 * sizeof(BackendId), kServicePage}));
 }
 
-// 20 services at once, in portions of 8 tables: each publishes whole services and leaves the rest noted; who was
-// left comes first, whatever has changed since; in the end all is as if it had been one generation.
+// 20 services at once, in portions of 8 tables: each publishes whole services and leaves the rest noted; who
+// was left comes first, whatever has changed since; in the end all is as if it had been one generation.
 TEST(Compile, InPortions) {
   Config config;
   for (uint32_t i = 0; i < 20; i++)
@@ -263,7 +263,8 @@ TEST(Compile, InPortions) {
     portion.from = done->left_from.value_or(0);
     if (built == 8) {
       EXPECT_EQ(portion.from, 8u);
-      model.set_health({2, 2}, Health::down, monotonic_ns());  // before those that wait, and after them in turn
+      model.set_health({2, 2}, Health::down,
+                       monotonic_ns());  // before those that wait, and after them in turn
       whole.set_health({2, 2}, Health::down, monotonic_ns());
     }
     publisher.reclaim(done->generation);
@@ -273,7 +274,8 @@ TEST(Compile, InPortions) {
   for (const Service& service : model.services()) {
     const auto table = publisher.current().lookup(publisher.current().service(service.id));
     const auto expected = whole_publisher.current().lookup(whole_publisher.current().service(service.id));
-    EXPECT_TRUE(std::equal(table.begin(), table.end(), expected.begin(), expected.end())) << service.config.name;
+    EXPECT_TRUE(std::equal(table.begin(), table.end(), expected.begin(), expected.end()))
+        << service.config.name;
   }
 }
 
