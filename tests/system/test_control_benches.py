@@ -1,0 +1,33 @@
+"""The control plane's benchmarks, small: that they run and measure what they say, never how long it takes."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from fabric import program
+from lab import run
+
+BUILD = program("controlplane/sluiced").parent.parent
+PERF = os.path.join(os.path.dirname(__file__), "../../perf")
+
+
+def measured(script, *options):
+    return json.loads(run([sys.executable, os.path.join(PERF, script), BUILD, "--json", *options], timeout=120).stdout)
+
+
+def test_health_change():
+    times = measured("health_change.py", "--services", "3", "--backends", "4", "--changes", "8", "--interval-s", "1", "--no-huge")
+    assert 2 <= len(times["times_us"]) <= 8 and min(times["times_us"]) > 0
+
+
+def test_control_scale():
+    figures = measured("control_scale.py", "--services", "4", "--backends", "3", "--no-huge")
+    memory = figures.pop("memory_bytes")
+    assert figures and all(figure > 0 for figure in [*figures.values(), *memory.values()]), (figures, memory)
+
+
+def test_scrape():
+    figures = measured("scrape.py", "--services", "4", "--backends", "3", "--scrapes", "2")
+    assert len(figures["times_s"]) == 2 and figures["bytes"] > 0, figures
