@@ -70,7 +70,7 @@ void add_counter_headings(std::vector<std::string>& headings, Counters counters,
 }  // namespace
 
 TextTable table_of_services(const json& response, Counters counters) {
-  std::vector<std::string> headings = {"SERVICE",  "VIP", "PROTOCOL", "FORWARD", "STATE",
+  std::vector<std::string> headings = {"SERVICE",  "VIP", "PROTOCOL", "FORWARD", "AFFINITY", "STATE",
                                        "BACKENDS", "UP",  "ACTIVE",   "TABLE"};
   if (counters != Counters::none) add_counter_headings(headings, counters, {"PACKETS", "BYTES", "FLOWS"});
   TextTable table(headings);
@@ -80,6 +80,7 @@ TextTable table_of_services(const json& response, Counters counters) {
                                     vip_of(service),
                                     text_of(service, "protocol"),
                                     text_of(service, "forward"),
+                                    text_of(service, "affinity"),
                                     text_of(service, "state"),
                                     count_of(service, "backends"),
                                     count_of(service, "backends_up"),

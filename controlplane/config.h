@@ -43,12 +43,17 @@ struct BackendConfig {
 
 // Two services may share a VIP and protocol with different ports; one of them may have any port, and gets
 // what the others do not take.
+// What ties packets to a backend: nothing but the lookup table, for every packet anew; or the flow table, which
+// keeps a connection's packets with its backend whatever changes.
+enum class Affinity : uint8_t { none, connection };
+
 struct ServiceConfig {
   std::string name;  // as above, unique in the file
   IpAddress vip;
   uint16_t port = 0;     // 0: any
   uint8_t protocol = 0;  // wire::kProtoTcp, wire::kProtoUdp
   Forward forward = Forward::none;
+  Affinity affinity = Affinity::connection;
   // false: no packet reaches it, its VIP is passed on like any other address. Its flows stay in the flow
   // tables until they are idle for too long, and go on if it is enabled before; its checks go on too.
   bool enabled = true;

@@ -116,6 +116,9 @@ void check_policy(const TableReader& service, const ServiceConfig& config) {
                              service.what() + " has " + std::to_string(backends) + " backends");
   }
   if (policy.quorum.is_set) check_quorum(service, config, backends, weight);
+  if (config.affinity == Affinity::none && policy.on_failure != OnFailure::rehash)
+    service.sink().error(service.where("on_failure"),
+                         "without affinity there are no flows to keep or to reset: 'on_failure' is \"rehash\"");
   if (config.health.type != HealthConfig::Type::none) return;
   for (const char* key : {"min_healthy", "flap"}) {
     if (!service.has(key)) continue;

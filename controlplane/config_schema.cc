@@ -170,6 +170,8 @@ void read_options(TableReader& reader, ServiceConfig& config) {
   set_if(config.forward,
          reader.choice<Forward>("forward", {{"l2dsr", Forward::l2dsr}, {"ipip", Forward::ipip}},
                                 Need::required));
+  set_if(config.affinity, reader.choice<Affinity>("affinity", {{"none", Affinity::none},
+                                                               {"connection", Affinity::connection}}));
   set_if(config.enabled, reader.boolean("enabled"));
   set_if(config.initially_up, reader.choice<bool>("initially", {{"up", true}, {"down", false}}));
   if (const auto slots = reader.integer("table_size", INT64_MIN, INT64_MAX)) {

@@ -97,7 +97,9 @@ class Explanation {
 
     const uint64_t hash = hash_of(question_, tables_.generation().secret);
     out_["hash"] = fmt::format("{:016x}", hash);
-    const std::optional<BackendId> kept = from_flow_table(id, hash);
+    const bool stateless = service->config.affinity == Affinity::none;
+    if (stateless) say("it has no affinity: each packet goes by the lookup table alone");
+    const std::optional<BackendId> kept = stateless ? std::nullopt : from_flow_table(id, hash);
     if (resets_) return end_with_reset(*service, hash);
     const std::optional<BackendId> chosen = kept ? kept : from_lookup_table(*service, hash);
     if (!chosen) return end("drop", Reason::no_backend);

@@ -115,6 +115,7 @@ ServiceRecord service_record(const Service& service, const ServiceRecord& publis
   record.port = config.port;
   record.flags = 0;
   if (config.enabled) record.flags |= ServiceRecord::kServed;
+  if (config.affinity == Affinity::none) record.flags |= ServiceRecord::kStateless;
   if (config.policy.on_failure == OnFailure::reset) record.flags |= ServiceRecord::kResets;
   record.idle_s[ServiceRecord::kSyn] = config.idle_syn_s;
   record.idle_s[ServiceRecord::kEstablished] = config.idle_established_s;

@@ -140,6 +140,10 @@ const char* text(Forward forward) {
   return "?";
 }
 
+const char* text(Affinity affinity) {
+  return affinity == Affinity::none ? "none" : "connection";
+}
+
 const char* protocol_text(uint8_t protocol) {
   return protocol == wire::kProtoUdp ? "udp" : "tcp";
 }
@@ -201,6 +205,7 @@ json report_services(const Daemon& daemon) {
         {"port", config.port},
         {"protocol", protocol_text(config.protocol)},
         {"forward", text(config.forward)},
+        {"affinity", text(config.affinity)},
         {"enabled", config.enabled},
         {"state", state_of(service)},
         {"backends", service.backends.size()},

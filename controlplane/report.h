@@ -19,6 +19,7 @@ namespace sluice {
 const char* text(Admin admin);
 const char* text(Health health);
 const char* text(Forward forward);
+const char* text(Affinity affinity);
 const char* protocol_text(uint8_t protocol);
 
 nlohmann::json report_services(const Daemon& daemon);

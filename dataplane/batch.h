@@ -30,6 +30,7 @@ enum class FlowHow : uint8_t {
   reused,      // a SYN on a closing flow: selected afresh
   untracked,   // new, and no place in the table: by the lookup table alone
   reset,       // tracked, but its backend is gone: forgotten, and the client told so
+  stateless,   // its service tracks none: by the lookup table alone
 };
 
 // One cache line.

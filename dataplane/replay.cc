@@ -61,6 +61,8 @@ const char* text(FlowHow how) {
       return "not tracked: table full";
     case FlowHow::reset:
       return "backend gone, client told";
+    case FlowHow::stateless:
+      return "stateless";
   }
   return "";
 }

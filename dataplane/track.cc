@@ -243,11 +243,14 @@ struct Tracker::Steady {
   ServiceId service = kNoService;
   uint16_t entry = 0;  // what such a flow's state_time becomes
   uint16_t timeout_units = 0;
+  bool stateless = false;
   uint64_t backend_start = 0;  // the first eight bytes of its backend's record, where kBackendMask says
 
   Steady() = default;
   Steady(ServiceId id, const ServiceRecord& record, uint32_t now_s)
-      : service(id), backend_start(uint64_t{index(id)} << 32 | BackendRecord::kAlive) {
+      : service(id),
+        stateless((record.flags & ServiceRecord::kStateless) != 0),
+        backend_start(uint64_t{index(id)} << 32 | BackendRecord::kAlive) {
     const FlowState state = record.protocol == wire::kProtoUdp ? FlowState::udp : established_state(record);
     const uint32_t timeout_s = idle_timeout_s(record, state);
     entry = state_and_time(state, now_s);
@@ -340,6 +343,11 @@ void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
     batch.each_live([&](Packet& packet) {
       if (packet.service != steady.service) [[unlikely]]
         steady = Steady(packet.service, tables.service(packet.service), now_s);
+      if (steady.stateless) [[unlikely]] {
+        packet.how = FlowHow::stateless;
+        select(packet, tables);
+        return;
+      }
       rest[rest_count] = &packet;
       rest_count += is_at_home(packet) ? 0 : 1;
     });

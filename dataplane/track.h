@@ -11,6 +11,8 @@
 // and its packet becomes a reset to the client (reset.h). A backend that failed and keeps its flows all the
 // same has none opened on it: a SYN selects afresh.
 //
+// A stateless service's packets are selected by its lookup table, each by itself, and leave nothing behind.
+//
 // Two passes over a batch. First the packets whose flow is in its home bucket, which nearly all are; nothing
 // moves in the table meanwhile. Then, in order, what that left open: by now the lines that it needs are under
 // way. A flow's packets stay in order, as all of one flow are found in the first pass or none is.

@@ -77,6 +77,7 @@ struct alignas(64) ServiceRecord {
   uint8_t reserved[3];                   // records are compared as bytes: no padding
   static constexpr uint8_t kServed = 1;  // enabled: the VIP table has it
   static constexpr uint8_t kResets = 2;  // the client of a TCP flow whose backend is gone is told by a reset
+  static constexpr uint8_t kStateless = 4;  // its packets go by the lookup table alone
   IpAddress vip;
   uint64_t lookup_checksum;  // maglev_checksum: equal on every balancer with the same members
 };

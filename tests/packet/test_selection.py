@@ -147,3 +147,14 @@ def test_the_clients_reply_address_is_untouched(replay):
     run = replay(service(), [link() / ip4() / tcp()])
     inner = IP(bytes(run.only()[IP].payload))
     assert (inner.src, inner.dst) == (CLIENT4, VIP4)
+
+
+def test_without_affinity_each_packet_goes_by_the_table_alone(replay):
+    """The same choice for the same flow, and for the same secret the same as a tracked one's first; nothing tracked."""
+    backends = list(WEIGHTS)[:3]
+    packets = [link() / ip4(src=f"198.51.100.{n % 60 + 1}") / tcp(sport=1000 + n % 60) for n in range(240)]
+    tracked = replay(service(backends=backends), packets, "--explain")
+    stateless = replay(service(backends=backends, affinity="none"), packets, "--explain")
+    assert backends_of(stateless) == backends_of(tracked)
+    assert all(line.endswith("(stateless)") for line in stateless.explained) and len(stateless.explained) == 240
+    assert tracked.explained[-1].endswith("(tracked flow)")

@@ -145,3 +145,30 @@ def test_explain_says_where_a_connection_went(balancer):
         if asked == 10:
             break
     assert asked == 10
+
+
+def test_without_affinity_a_drained_backend_gets_nothing_more(balancer):
+    """Requests of one packet each way (DNS-like) need no flows: a second service tracks none, and moves at once."""
+    stateless = service("echo", WEB, "ipip", on_fabric(), port=81, health='{ type = "none" }', more='affinity = "none"')
+    balancer.write_config(CONFIG + stateless)
+    balancer.change("reload")
+    try:
+        host = balancer.fabric.hosts["c1"]
+        for name in BACKENDS:
+            balancer.fabric.hosts[name].start("http-81", ["/usr/bin/python3", "-m", "http.server", "81", "--bind", WEB])
+
+        def codes(count):
+            return host.run("curl", "-s", "-Z", "--max-time", "5", "-H", "Connection: close", "-o", "/dev/null", "-w", "%{http_code} ",
+                            f"http://{WEB}:81/#[1-{count}]", check=False).stdout.split()
+        wait_until(lambda: codes(30) == ["200"] * 30, "the servers of port 81 answer")
+        flows = balancer.show("show", "flows")["total"]
+        balancer.change("backend", "drain", "echo/b1")
+        assert codes(100) == ["200"] * 100
+        shown = {b["name"]: b for b in balancer.show("show", "backends", "echo")["backends"]}
+        assert all(b["flows_active"] == 0 for b in shown.values())
+        assert balancer.show("show", "flows")["total"] <= flows
+        why = balancer.cli("explain", "tcp", "198.51.100.9:4000", f"{WEB}:81").stdout
+        assert "no affinity: each packet goes by the lookup table alone" in why
+    finally:
+        balancer.write_config(CONFIG)
+        balancer.change("reload")
