@@ -551,6 +551,15 @@ def test_two_hundred_kills_under_a_stream_of_updates(control):
     def add_and_remove():
         number = 0
         while not stop.is_set():
+            if len(unsure) == 5:  # ask what became of them
+                there = set(weights_or_nothing(control))
+                if not there:
+                    time.sleep(0.01)
+                    continue
+                with lock:
+                    added.clear()
+                    added.update(there - set(BACKENDS))
+                    unsure.clear()
             number += 1
             name = f"n{number % 5}"
             with lock:
@@ -563,13 +572,6 @@ def test_two_hundred_kills_under_a_stream_of_updates(control):
                 with lock:
                     (added.discard if known else added.add)(name)
                     unsure.discard(name)
-            if len(unsure) == 5:
-                with lock:  # ask what became of them
-                    there = set(weights_or_nothing(control))
-                    if there:
-                        added.clear()
-                        added.update(there - set(BACKENDS))
-                        unsure.clear()
 
     threads = [threading.Thread(target=update, args=(name,)) for name in done] + [threading.Thread(target=add_and_remove)]
     for thread in threads:
