@@ -11,8 +11,8 @@
 // does not matter. Members are ordered by key; equal keys are a programming error.
 //
 // Cost: O(slots * log slots) expected probes into a bitmap that stays in L1 (8 KiB for 65,537 slots),
-// whatever the weights; memory for one turn of 16 bits a slot. 0.9 ms for 65,537 slots and 1,000
-// members, of equal or mixed weights, on a 2.6 GHz core (perf/maglev_bench.cc).
+// whatever the weights; memory for one turn of 16 bits a slot. About 1 ms for 65,537 slots and
+// 1,000 members, of equal or mixed weights, on a 2.6 GHz core (perf/maglev_bench.cc).
 #pragma once
 
 #include <cstdint>
