@@ -129,6 +129,7 @@ def measure(options):
 def main():
     options = arguments()
     options.build = options.build.resolve()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the default action would leave everything as it is
     FOLDER.mkdir()
     try:
         make_network(options.services * options.backends)
