@@ -135,10 +135,11 @@ def test_metrics_under_traffic_say_what_show_workers_says(balancer):
         """The same before and after the scrape: nothing came between."""
         before, accounting = balancer.show("show", "workers")["dataplane"], balancer.accounting()
         _, text = get("/metrics")
+        backends = balancer.backends()
         after = balancer.show("show", "workers")["dataplane"]
         same = [w["received"] for w in before["workers"]] == [w["received"] for w in after["workers"]]
-        return same and (before["workers"], accounting, samples(text))
-    workers, accounting, found = wait_until(settled, "a scrape between packets")
+        return same and (before["workers"], accounting, samples(text), backends)
+    workers, accounting, found, backends = wait_until(settled, "a scrape between packets")
     assert len(workers) == 1
     for worker in workers:
         labels = f'{{worker="{worker["worker"]}"}}'
@@ -147,7 +148,7 @@ def test_metrics_under_traffic_say_what_show_workers_says(balancer):
     assert accounting["forwarded"] == sum(w["forwarded"] for w in workers) > 400 * 4
     per_backend = {key: value for key, value in found.items() if key.startswith("sluice_backend_packets_total{")}
     assert sum(per_backend.values()) == accounting["forwarded"]
-    for (of, name), backend in balancer.backends().items():
+    for (of, name), backend in backends.items():
         assert per_backend[f'sluice_backend_packets_total{{service="{of}",backend="{name}"}}'] == backend["packets"]
     assert found["sluice_dataplane_up"] == 1
 
