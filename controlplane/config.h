@@ -41,12 +41,12 @@ struct BackendConfig {
   bool operator==(const BackendConfig&) const = default;
 };
 
-// Two services may share a VIP and protocol with different ports; one of them may have any port, and gets
-// what the others do not take.
 // What ties packets to a backend: nothing but the lookup table, for every packet anew; or the flow table, which
 // keeps a connection's packets with its backend whatever changes.
 enum class Affinity : uint8_t { none, connection };
 
+// Two services may share a VIP and protocol with different ports; one of them may have any port, and gets
+// what the others do not take.
 struct ServiceConfig {
   std::string name;  // as above, unique in the file
   IpAddress vip;

@@ -172,3 +172,43 @@ def test_without_affinity_a_drained_backend_gets_nothing_more(balancer):
     finally:
         balancer.write_config(CONFIG)
         balancer.change("reload")
+
+
+def test_a_thousand_backends_die_at_once_and_come_back(balancer):
+    """100 services of 10, all behind one host that is cut off: each is named, everybody else's connections go on, sluiced
+    answers meanwhile, and all is well again without a restart."""
+    services, each = 100, 10
+    host = balancer.fabric.hosts["b3"]
+    host.ip("route add local 10.9.0.0/16 dev lo")
+    balancer.host.ip("route add 10.9.0.0/16 via 10.0.1.13")
+    host.start("many", ["/usr/bin/python3", "-c", "import socket\ns = socket.create_server(('0.0.0.0', 8080), backlog=4096)\n"
+                        "while True: s.accept()[0].close()\n"])
+    check = '{ type = "tcp", port = 8080, interval = "1s", timeout = "900ms", rise = 1, fall = 1 }'
+    many = "".join(service(f"m{s}", f"198.18.0.{s + 1}", "ipip",
+                           {f"b{b}": (f"10.9.{s}.{b + 1}", 100) for b in range(each)}, health=check) for s in range(services))
+
+    def up():
+        return sum(s["backends_up"] for s in balancer.services().values() if s["name"] != "web")
+
+    pid = balancer.sluiced.pid
+    balancer.write_config(CONFIG + many)
+    balancer.change("reload")
+    try:
+        wait_until(lambda: up() == services * each, lambda: f"{up()} are up", 60.0)
+        clients = KeepAlive(balancer.fabric.hosts["c1"], WEB, connections=50)
+        time.sleep(0.5)
+        said = balancer.sluiced.output().count(" is down: ")
+        host.ip("route add unreachable 10.9.0.0/17 table local", "route add unreachable 10.9.128.0/17 table local")
+        wait_until(lambda: up() == 0, lambda: f"{up()} are still up", 60.0)
+        wait_until(balancer.workers_current, "the worker has acknowledged that")
+        assert curl_once(balancer.fabric.hosts["c2"], WEB)[0] == 200
+        down = [line for line in balancer.sluiced.output().splitlines() if " is down: " in line]
+        assert len(down) - said >= services * each and "m99/b9 is down" in "\n".join(down)
+        assert {s["state"] for s in balancer.services().values() if s["name"] != "web"} == {"down"}
+        host.ip("route del unreachable 10.9.0.0/17 table local", "route del unreachable 10.9.128.0/17 table local")
+        wait_until(lambda: up() == services * each, lambda: f"{up()} are up again", 60.0)
+        expect_no_flow_moved(clients.finish(), 50)
+        assert balancer.sluiced.pid == pid and balancer.sluiced.running()
+    finally:
+        balancer.write_config(CONFIG)
+        balancer.change("reload")
