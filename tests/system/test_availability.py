@@ -178,7 +178,7 @@ def test_repeated_syns_hint_at_a_backend_that_is_gone(balancer):
     cut(balancer, "b1")
     try:
         balancer.fabric.hosts["c1"].start(
-            "lost", ["curl", "-s", "-Z", "--parallel-max", "60", "--connect-timeout", "8", "-o", "/dev/null",
+            "lost", ["curl", "-s", "-Z", "--parallel-immediate", "--parallel-max", "60", "--connect-timeout", "8", "-o", "/dev/null",
                      f"http://[{HINT}]:80/#[1-120]"])
         wait_until(lambda: balancer.backend("hint", "b1")["health"] == "down",
                    lambda: balancer.sluiced.output()[-1500:], 20.0)
