@@ -1,4 +1,4 @@
-"""The control plane's benchmarks, small: that they run and measure what they say, never how long it takes."""
+"""The benchmarks that are scripts, small: that they run and measure what they say, never how long it takes."""
 
 import json
 import os
@@ -31,3 +31,12 @@ def test_control_scale():
 def test_scrape():
     figures = measured("scrape.py", "--services", "4", "--backends", "3", "--scrapes", "2")
     assert len(figures["times_s"]) == 2 and figures["bytes"] > 0, figures
+
+
+def test_added_latency():
+    # That Sluice's paths, and no other, went through Sluice is the script's own business.
+    figures = measured("added_latency.py", "--quick", "--no-huge")
+    assert set(figures["us"]) == {"direct", "direct+decap", "testpmd", "kernel", "l2dsr", "ipip"}, figures
+    for path, us in figures["us"].items():
+        assert 0 < us["p50"]["min"] <= us["p50"]["median"] <= us["p99"]["median"] <= us["p999"]["median"], (path, us)
+    assert {"l2dsr to direct", "ipip to direct+decap"} <= set(figures["added_us"]), figures
