@@ -40,10 +40,8 @@ uint64_t hash_of(const FlowQuestion& q, const HashSecret& secret) {
 // What a worker holds of this flow, if any does.
 std::optional<FlowSeen> tracked_flow(const Daemon& daemon, uint64_t hash) {
   const Result<Segment> flows = Segment::open_reader(daemon.options().directory, kFlowsSegment);
-  if (!flows || flows->size() < sizeof(FlowsHeader)) return std::nullopt;
-  const auto& header = flows->as<const FlowsHeader>();
-  if (header.tables_incarnation != daemon.publisher().header().incarnation || header.bucket_bits >= 64 ||
-      flows->size() < flows_bytes(header.workers_count, header.bucket_bits)) {
+  if (!flows || !holds_its_tables(flows->base(), flows->size()) ||
+      flows->as<const FlowsHeader>().tables_incarnation != daemon.publisher().header().incarnation) {
     return std::nullopt;
   }
   FlowSeen seen;

@@ -99,10 +99,8 @@ void take_flow_census(boost::asio::io_context& io, const std::string& directory,
   if (!flows) return done(flows.error());
   const Error none{"there are no flows of this configuration: no data plane has run with it",
                    "sluice show workers"};
-  if (flows->size() < sizeof(FlowsHeader)) return done(none);
-  const auto& header = flows->as<const FlowsHeader>();
-  if (header.tables_incarnation != tables_incarnation || header.bucket_bits >= 40 ||
-      flows->size() < flows_bytes(header.workers_count, header.bucket_bits)) {
+  if (!holds_its_tables(flows->base(), flows->size()) ||
+      flows->as<const FlowsHeader>().tables_incarnation != tables_incarnation) {
     return done(none);
   }
   std::make_shared<Walk>(io, std::move(*flows), list, std::move(is_listed), std::move(done))->step();

@@ -22,7 +22,7 @@ enum class Verdict : uint8_t {
   refused,  // for `reason`: passed or dropped
 };
 
-// What the flow table said.
+// What the flow table said. A new flow of a service with sessions goes where its session does.
 enum class FlowHow : uint8_t {
   hit,         // tracked
   created,     // new, now tracked
@@ -62,6 +62,7 @@ struct alignas(64) Packet {
   uint64_t hash;
 
   // track
+  bool is_keyed;  // of a service with keys: `hash` is the key's
   BackendId backend;
   const BackendRecord* record;  // of `backend`, in the generation that the batch uses
 };

@@ -70,20 +70,22 @@ void Instance::forget_flows_file() {
 
 Result<Done> Instance::open_flows(const Options& options) {
   const uint32_t bits = bucket_bits_for(options.flows_max);
-  const uint64_t bytes = flows_bytes(options.workers, bits);
+  const uint64_t lines = session_lines_for(options.sessions_max);
+  const uint64_t bytes = flows_bytes(options.workers, bits, lines);
   // Flows of another table size or number of workers cannot be taken over: a flow's worker and bucket would
   // differ.
   if (const Result<Segment> found = Segment::open_reader(directory_, kFlowsSegment);
       found && (found->as<const FlowsHeader>().workers_count != options.workers ||
-                found->as<const FlowsHeader>().bucket_bits != bits)) {
-    tell("--workers or --flows-max changed: tracked flows are forgotten");
+                found->as<const FlowsHeader>().bucket_bits != bits ||
+                found->as<const FlowsHeader>().session_lines != lines)) {
+    tell("--workers, --flows-max or --sessions-max changed: tracked flows and sessions are forgotten");
     forget_flows_file();
   }
   Result<Segment> flows = open_flows_segment(bytes, !options.no_huge);
   if (!flows) return flows.error();
   flows_ = std::move(*flows);
   if (Result<Done> done = flows_.populate(0, flows_.size()); !done) {
-    return Error{done.error().what, done.error().remedy + ", or a smaller --flows-max"};
+    return Error{done.error().what, done.error().remedy + ", or a smaller --flows-max or --sessions-max"};
   }
   flows_.collapse();
   tell_memory(options);
@@ -91,6 +93,7 @@ Result<Done> Instance::open_flows(const Options& options) {
   if (flows_.was_created()) {
     header.workers_count = options.workers;
     header.bucket_bits = bits;
+    header.session_lines = lines;
     header.tables_incarnation = 0;
   }
   keep_or_forget_flows();
@@ -103,9 +106,10 @@ void Instance::tell_memory(const Options& options) const {
                       : flows_.is_huge()                    ? "pages of 2 MiB"
                       : page_bytes >= kTransparentPageBytes ? "transparent pages of 2 MiB"
                                                             : "plain pages";
-  char line[160];
-  std::snprintf(line, sizeof line, "%u x %llu flows take %.0f MiB, in %s", options.workers,
+  char line[200];
+  std::snprintf(line, sizeof line, "%u x %llu flows and %llu sessions take %.0f MiB, in %s", options.workers,
                 static_cast<unsigned long long>(flows_capacity(bucket_bits_for(options.flows_max))),
+                static_cast<unsigned long long>(sessions_capacity(session_lines_for(options.sessions_max))),
                 static_cast<double>(flows_.size()) / (1 << 20), pages);
   tell(line);
   if (page_bytes < kTransparentPageBytes && !options.no_huge)
@@ -113,8 +117,11 @@ void Instance::tell_memory(const Options& options) const {
          directory_ + "/" + kFlowsSegment.file + " and start again");
 }
 
-void Instance::forget_flows() {
-  std::memset(flows_.base() + sizeof(FlowsHeader), 0, flows_.size() - sizeof(FlowsHeader));
+void Instance::forget(bool sessions_too) {
+  std::byte* const sessions = reinterpret_cast<std::byte*>(session_lines(flows_.base()));
+  std::byte* const end = sessions_too ? flows_.base() + flows_.size() : sessions;
+  std::byte* const begin = flows_.base() + sizeof(FlowsHeader);
+  std::memset(begin, 0, static_cast<size_t>(end - begin));
 }
 
 void Instance::keep_or_forget_flows() {
@@ -132,7 +139,8 @@ void Instance::keep_or_forget_flows() {
     tell("going on with the flows of the data plane before");
   } else {
     flows_.as<FlowsHeader>().tables_incarnation = 0;  // first: half of the flows must not be taken for all
-    forget_flows();
+    forget(!same_tables);
+    if (same_tables) flows_.as<FlowsHeader>().tables_incarnation = incarnation_before;
   }
 }
 
@@ -198,6 +206,7 @@ void Instance::announce(const std::vector<PortInfo>& ports, const Options& optio
   header.started_ns = monotonic_ns();
   header.tsc_hz = tsc_hz;
   header.flows_max = flows_capacity(bucket_bits());
+  header.sessions_max = sessions_capacity(flows_.as<FlowsHeader>().session_lines);
   header.flows_bytes = flows_.size();
   header.flows_page_bytes = flows_.page_bytes();
   std::snprintf(header.version, sizeof header.version, "%s", SLUICE_VERSION);

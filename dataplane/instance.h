@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "dataplane/options.h"
+#include "dataplane/session_table.h"
 #include "src/flow_layout.h"
 #include "src/result.h"
 #include "src/segment.h"
@@ -23,6 +24,9 @@ class Instance {
 
   StatsSegment& stats() { return stats_.as<StatsSegment>(); }
   std::byte* flows_base() { return flows_.base(); }
+  SessionTable sessions() {
+    return SessionTable(session_lines(flows_.base()), flows_.as<FlowsHeader>().session_lines);
+  }
   uint32_t bucket_bits() const { return flows_.as<FlowsHeader>().bucket_bits; }
 
   // The tables segment as last mapped; null: none yet.
@@ -48,7 +52,7 @@ class Instance {
   void forget_flows_file();
   void tell_memory(const Options& options) const;
   void keep_or_forget_flows();
-  void forget_flows();
+  void forget(bool sessions_too);
 
   std::string directory_;
   InstanceLock lock_;

@@ -43,6 +43,7 @@ std::vector<uint32_t> usable_cores() {
 Options parse_options(int argc, char** argv) {
   Options options;
   options.flows_max = limits::kFlowsPerWorkerDefault;
+  options.sessions_max = limits::kSessionsDefault;
   options.steer_program = default_steer_program();
 
   CLI::App app(
@@ -73,6 +74,10 @@ Options parse_options(int argc, char** argv) {
   app.add_option("--flows-max", options.flows_max,
                  "flows that one worker tracks; 16 bytes each, rounded up to a power of two")
       ->check(CLI::Range(limits::kFlowsPerWorkerMin, limits::kFlowsPerWorkerMax))
+      ->capture_default_str();
+  app.add_option("--sessions-max", options.sessions_max,
+                 "clients and keys that are remembered for services with affinity to them; 32 bytes each")
+      ->check(CLI::Range(limits::kSessionsMin, limits::kSessionsMax))
       ->capture_default_str();
   app.add_option(
          "--sleep", options.sleep_max_us,

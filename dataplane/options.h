@@ -18,6 +18,7 @@ struct Options {
   uint32_t workers = 1;
   std::vector<uint32_t> cores;  // one a worker; empty: the highest ones this process may use
   uint64_t flows_max = 0;       // per worker
+  uint64_t sessions_max = 0;    // of all workers
   uint32_t sleep_max_us = 0;    // of an idle worker; 0: it polls all the time
   bool no_huge = false;
   std::string steer_program;             // object file for net_af_xdp's xdp_prog

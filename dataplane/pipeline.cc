@@ -12,6 +12,9 @@ namespace {
 // buckets, of which at most so many are looked into (64 flows each). Behind with that, a round takes longer.
 constexpr uint64_t kSweepGroups = 256;
 constexpr uint32_t kSweepScans = 2;
+// The same for sessions; lines, one after the other in memory.
+constexpr uint64_t kSessionLines = 64;
+constexpr uint64_t kSessionRoundS = 16;
 
 }  // namespace
 
@@ -27,6 +30,11 @@ void Pipeline::process(Batch& batch, const TablesView& tables, uint32_t now_s) {
 }
 
 bool Pipeline::age(const TablesView& tables, uint32_t now_s, uint64_t tsc) {
+  if (ages_sessions_ && tsc >= next_sessions_tsc_) {
+    tracker_.sweep_sessions(kSessionLines, tables, now_s);
+    const uint64_t step = kSessionLines * kSessionRoundS * tsc_hz_ / sessions_.lines();
+    next_sessions_tsc_ = std::max(next_sessions_tsc_ + step, tsc - tsc_hz_);
+  }
   if (tsc < next_sweep_tsc_) return false;
   const uint64_t passed = tracker_.sweep(kSweepGroups, kSweepScans, tables, now_s);
   next_sweep_tsc_ = std::max(next_sweep_tsc_ + passed * tsc_hz_ / flows_.groups(), tsc - tsc_hz_);

@@ -14,6 +14,7 @@
 #include "dataplane/batch.h"
 #include "dataplane/flow_table.h"
 #include "dataplane/rewrite.h"
+#include "dataplane/session_table.h"
 #include "dataplane/track.h"
 #include "src/stats.h"
 
@@ -21,27 +22,35 @@ namespace sluice {
 
 class Pipeline {
  public:
-  // `tsc_hz`: of the clock that age() is told.
-  Pipeline(FlowTable& flows, WorkerStats& stats, uint64_t tsc_hz)
-      : flows_(flows), stats_(stats), tracker_(flows, stats), tsc_hz_(tsc_hz) {}
+  // `tsc_hz`: of the clock that age() is told. The worker of number 0 ages the sessions of all.
+  Pipeline(FlowTable& flows, SessionTable& sessions, WorkerStats& stats, uint64_t tsc_hz, uint32_t number = 0)
+      : flows_(flows),
+        sessions_(sessions),
+        stats_(stats),
+        tracker_(flows, sessions, stats),
+        tsc_hz_(tsc_hz),
+        ages_sessions_(number == 0) {}
 
   // `tables` may be empty (nothing published yet). Every packet of the batch has its verdict afterwards.
   void process(Batch& batch, const TablesView& tables, uint32_t now_s);
   // Adds the batch to the counters: the only place that counts packets.
   void account(const Batch& batch);
-  // Ageing at the pace of one round of the flow table a second, a bounded piece of it each time. True: it is
-  // behind that pace, and should be called again soon.
+  // Ageing at the pace of one round of the flow table a second, and of the session table in sixteen; a bounded
+  // piece of them each time. True: it is behind that pace, and should be called again soon.
   bool age(const TablesView& tables, uint32_t now_s, uint64_t tsc);
 
   Tracker& tracker() { return tracker_; }
 
  private:
   FlowTable& flows_;
+  SessionTable& sessions_;
   WorkerStats& stats_;
   Tracker tracker_;
   Rewriter rewriter_;
   const uint64_t tsc_hz_;
+  const bool ages_sessions_;
   uint64_t next_sweep_tsc_ = 0;
+  uint64_t next_sessions_tsc_ = 0;
 };
 
 }  // namespace sluice

@@ -76,7 +76,9 @@ Replay::Replay(Publisher publisher, Model model)
       stats_(&stats_memory_.as<StatsSegment>()),
       buckets_(size_t{1} << bucket_bits_for(limits::kFlowsPerWorkerDefault)),
       flows_(buckets_.data(), bucket_bits_for(limits::kFlowsPerWorkerDefault)),
-      pipeline_(flows_, stats_->workers[0], 1) {
+      session_lines_(kSessionLinesMin),
+      sessions_(session_lines_.data(), kSessionLinesMin),
+      pipeline_(flows_, sessions_, stats_->workers[0], 1) {
   pending_.reserve(limits::kBatchMax);
 }
 

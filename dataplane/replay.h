@@ -76,6 +76,8 @@ class Replay {
   StatsSegment* stats_;
   std::vector<FlowBucket> buckets_;
   FlowTable flows_;
+  std::vector<SessionLine> session_lines_;
+  SessionTable sessions_;
   Pipeline pipeline_;
   Batch batch_;
   std::vector<Pending> pending_;  // of the batch, by position

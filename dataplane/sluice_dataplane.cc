@@ -168,12 +168,13 @@ int run(const Options& options) {
   }
 
   instance->announce(ports, options, rte_get_tsc_hz());
+  SessionTable sessions = instance->sessions();
   std::vector<std::unique_ptr<Worker>> workers;
   for (uint16_t i = 0; i < options.workers; i++) {
     WorkerStats& stats = instance->stats().workers[i];
     stats.cpu.set(cores->workers[i]);
     workers.push_back(std::make_unique<Worker>(i, ports, flow_buckets(instance->flows_base(), i),
-                                               instance->bucket_bits(), stats, rte_get_tsc_hz(),
+                                               instance->bucket_bits(), sessions, stats, rte_get_tsc_hz(),
                                                options.sleep_max_us));
     workers.back()->tables.store(instance->tables_base(), std::memory_order_release);
   }

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "dataplane/reset.h"
+#include "dataplane/select.h"
 #include "src/wire.h"
 
 namespace sluice {
@@ -75,15 +76,13 @@ uint32_t remaining_s(FlowTable::Place place, const TablesView& tables, uint32_t 
   return idle_s > timeout_s ? 0 : timeout_s - idle_s + 1;
 }
 
-inline bool select(Packet& packet, const TablesView& tables) {
-  const ServiceRecord& service = tables.service(packet.service);
-  if (service.lookup == 0) return refuse(packet, Reason::no_backend);
-  packet.backend = tables.select(service, packet.hash);
-  packet.record = &tables.backend(packet.backend);
-  return true;
-}
-
 }  // namespace
+
+// Of a new flow: its session's backend, or else the lookup table's.
+inline bool Tracker::choose(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s) {
+  if (session != kNoSession) return choose_by_session(packet, session, tables, now_s);
+  return select(packet, packet.hash, tables);
+}
 
 // What a tracked flow's packet finds.
 struct Tracker::Found {
@@ -134,9 +133,12 @@ void Tracker::count_new(const Packet& packet) {
   packet.how = FlowHow::hit;
   if (found.state == FlowState::syn && signal_of(packet) == syn)
     stats_.syns_repeated[index(packet.backend)].add(1);
+  const ServiceRecord& service = tables.service(packet.service);
   // Its timeout may be a shorter one now.
-  if (found.next != found.state)
-    flows_.expect(place, now_s, idle_timeout_s(tables.service(packet.service), found.next));
+  if (found.next != found.state) flows_.expect(place, now_s, idle_timeout_s(service, found.next));
+  if ((service.flags & ServiceRecord::kSessions) != 0 &&
+      now_s / refresh_s(service.session_idle_s) != (now_s - place.idle_s(now_s)) / refresh_s(service.session_idle_s))
+    refresh_session(packet, tables, now_s);
   place.touch(found.next, now_s);
 }
 
@@ -145,7 +147,7 @@ void Tracker::count_new(const Packet& packet) {
                                         const TablesView& tables, uint32_t now_s, Sums& sums) {
   const BackendId tracked = place.backend();
   if (!found.keeps && reset(packet, place, tables, sums)) return;
-  if (!select(packet, tables)) return;
+  if (!choose(packet, session_of(packet, tables), tables, now_s)) return;
   stats_.backends[index(tracked)].flows_active.subtract(1);
   stats_.backends[index(packet.backend)].flows_active.add(1);
   count_new(packet);
@@ -188,9 +190,9 @@ bool Tracker::reset(Packet& packet, FlowTable::Place place, const TablesView& ta
 
 // A new flow. `at_home`: only if its home bucket has a place; false: it has none, nothing was done.
 template <bool at_home>
-[[gnu::always_inline]] inline bool Tracker::create(Packet& packet, const TablesView& tables, uint32_t now_s,
-                                                   Sums& sums) {
-  if (!select(packet, tables)) [[unlikely]]
+[[gnu::always_inline]] inline bool Tracker::create(Packet& packet, uint64_t session,
+                                                   const TablesView& tables, uint32_t now_s, Sums& sums) {
+  if (!choose(packet, session, tables, now_s)) [[unlikely]]
     return true;
   const FlowState first = first_state(packet);
   const FlowTable::NewFlow flow = {packet.hash, packet.backend, first,
@@ -243,13 +245,18 @@ struct Tracker::Steady {
   ServiceId service = kNoService;
   uint16_t entry = 0;  // what such a flow's state_time becomes
   uint16_t timeout_units = 0;
+  uint16_t same_time_mask = 0;  // the times that need no other entry in the session table
   bool stateless = false;
+  bool by_key = false;
+  bool has_sessions = false;
   uint64_t backend_start = 0;  // the first eight bytes of its backend's record, where kBackendMask says
 
   Steady() = default;
   Steady(ServiceId id, const ServiceRecord& record, uint32_t now_s)
       : service(id),
         stateless((record.flags & ServiceRecord::kStateless) != 0),
+        by_key((record.flags & ServiceRecord::kByKey) != 0),
+        has_sessions((record.flags & ServiceRecord::kSessions) != 0),
         backend_start(uint64_t{index(id)} << 32 | BackendRecord::kAlive) {
     const FlowState state = record.protocol == wire::kProtoUdp ? FlowState::udp : established_state(record);
     const uint32_t timeout_s = idle_timeout_s(record, state);
@@ -257,10 +264,14 @@ struct Tracker::Steady {
     // Rounded down: at the very end of a long timeout follow() decides.
     timeout_units =
         static_cast<uint16_t>(state == FlowState::long_lived ? timeout_s >> kLongShift : timeout_s);
+    const uint32_t refresh_mask = refresh_s(record.session_idle_s) - 1;
+    same_time_mask = static_cast<uint16_t>(!has_sessions                      ? kTimeMask
+                                           : state == FlowState::long_lived ? refresh_mask >> kLongShift
+                                                                            : refresh_mask);
   }
 
   bool holds_for(uint16_t of_flow) const {
-    return (static_cast<uint16_t>(entry ^ of_flow) <= kTimeMask) &
+    return (static_cast<uint16_t>(entry ^ of_flow) <= same_time_mask) &
            (((entry - of_flow) & kTimeMask) <= timeout_units);
   }
   // Not 0: the backend is dead, or another service's.
@@ -337,18 +348,29 @@ inline bool Tracker::is_at_home_in_flood(Packet& packet, const Steady& steady, c
 void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
   Sums sums;
   Steady steady;
-  Packet* rest[limits::kBatchMax + 1];
+  Rest rest[limits::kBatchMax + 1];
   uint32_t rest_count = 0;
+  bool has_sessions = false;
   const auto first_pass = [&](auto&& is_at_home) {
     batch.each_live([&](Packet& packet) {
       if (packet.service != steady.service) [[unlikely]]
         steady = Steady(packet.service, tables.service(packet.service), now_s);
       if (steady.stateless) [[unlikely]] {
         packet.how = FlowHow::stateless;
-        select(packet, tables);
+        select(packet, packet.hash, tables);
         return;
       }
-      rest[rest_count] = &packet;
+      has_sessions |= steady.has_sessions;
+      rest[rest_count].packet = &packet;
+      if (steady.by_key) [[unlikely]] {
+        // Another flow than classify thought: its line is not here yet.
+        if (take_key(packet, tables)) {
+          flows_.prefetch(packet.hash);
+          rest_count++;
+          return;
+        }
+        stats_.sessions.keyless.add(1);
+      }
       rest_count += is_at_home(packet) ? 0 : 1;
     });
   };
@@ -358,37 +380,43 @@ void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
     first_pass([&](Packet& packet) { return is_at_home(packet, steady, tables, now_s, sums); });
   }
   many_unknown_ = rest_count > batch.count / 8;
+  for (uint32_t i = 0; i < rest_count; i++) {
+    rest[i].session = has_sessions ? session_of(*rest[i].packet, tables) : kNoSession;
+    if (rest[i].session != kNoSession) sessions_.prefetch(rest[i].session);
+  }
   if (rest_count != 0) track_rest({rest, rest_count}, tables, now_s, sums);
   if (sums.any()) add(sums);
 }
 
 // Second pass: new flows, and those that are away from home. First what the home line, which is here,
 // decides; the others' second lines are on their way meanwhile.
-[[gnu::noinline]] void Tracker::track_rest(std::span<Packet* const> rest, const TablesView& tables,
-                                           uint32_t now_s, Sums& sums) {
-  Packet* far[limits::kBatchMax];
+[[gnu::noinline]] void Tracker::track_rest(std::span<Rest> rest, const TablesView& tables, uint32_t now_s,
+                                           Sums& sums) {
   uint32_t far_count = 0;
-  for (Packet* packet : rest) {
+  for (const Rest of : rest) {
+    Packet* const packet = of.packet;
     if (!flows_.may_be_away(packet->hash)) {
       // Here only if a packet before this one brought it.
       if (const FlowTable::Place place = flows_.find_home(packet->hash)) [[unlikely]] {
         follow(*packet, place, tables, now_s, sums);
         continue;
       }
-      if (create<true>(*packet, tables, now_s, sums)) [[likely]]
+      if (create<true>(*packet, of.session, tables, now_s, sums)) [[likely]]
         continue;
     }
     flows_.prefetch_other(packet->hash);
-    far[far_count++] = packet;
+    rest[far_count++] = of;
   }
   for (uint32_t i = 0; i < far_count; i++) {
-    Packet& packet = *far[i];
+    Packet& packet = *rest[i].packet;
+    const uint64_t session = rest[i].session;
     if (const FlowTable::Place place = flows_.find(packet.hash)) {
       follow(packet, place, tables, now_s, sums);
       continue;
     }
     const bool at_home = flows_.is_crowded(now_s) && first_state(packet) == FlowState::syn;
-    if (!at_home || !create<true>(packet, tables, now_s, sums)) create<false>(packet, tables, now_s, sums);
+    if (!at_home || !create<true>(packet, session, tables, now_s, sums))
+      create<false>(packet, session, tables, now_s, sums);
   }
 }
 

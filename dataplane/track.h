@@ -13,6 +13,11 @@
 //
 // A stateless service's packets are selected by its lookup table, each by itself, and leave nothing behind.
 //
+// A service with sessions: a new flow goes to its session's backend (session_table.h), found by the client's
+// address or by a key in the payload; the session's first choice is the lookup table's, by the same hash.
+// Sessions of flows that go on are refreshed once in refresh_s. Of a service with keys, the flow itself is what
+// the key says, whatever addresses it comes from; packets too short for a key are tracked as connections are.
+//
 // Two passes over a batch. First the packets whose flow is in its home bucket, which nearly all are; nothing
 // moves in the table meanwhile. Then, in order, what that left open: by now the lines that it needs are under
 // way. A flow's packets stay in order, as all of one flow are found in the first pass or none is.
@@ -22,13 +27,15 @@
 
 #include "dataplane/batch.h"
 #include "dataplane/flow_table.h"
+#include "dataplane/session_table.h"
 #include "src/stats.h"
 
 namespace sluice {
 
 class Tracker {
  public:
-  Tracker(FlowTable& flows, WorkerStats& stats) : flows_(flows), stats_(stats) {}
+  Tracker(FlowTable& flows, SessionTable& sessions, WorkerStats& stats)
+      : flows_(flows), sessions_(sessions), stats_(stats) {}
 
   // `now_s`: CLOCK_MONOTONIC seconds.
   void track(Batch& batch, const TablesView& tables, uint32_t now_s);
@@ -37,8 +44,16 @@ class Tracker {
   // buckets, of which at most `scans_max` are looked into (FlowTable::sweep). Returns how many it passed.
   uint64_t sweep(uint64_t groups, uint32_t scans_max, const TablesView& tables, uint32_t now_s);
 
+  // The same for sessions: the next `lines` of their table. Of all workers one does this.
+  void sweep_sessions(uint64_t lines, const TablesView& tables, uint32_t now_s);
+
   // Counts the flows that a predecessor left in the table: sets the gauges.
   void recount();
+  // The same for sessions, and mends what it left half done. Before any worker runs; of all workers one does.
+  void recover_sessions();
+  void forget_sessions_gauges();
+  // Removes all sessions: their backends' ids mean others.
+  void forget_sessions();
 
  private:
   // What became of the batch, added to the counters once.
@@ -53,6 +68,12 @@ class Tracker {
     int32_t active = 0;
     bool any() const { return (inserted | expired | evicted | untracked | reselected | reused | reset) != 0; }
   };
+  // A packet that the first pass left open, and its session's hash.
+  struct Rest {
+    Packet* packet;
+    uint64_t session;
+  };
+  static constexpr uint64_t kNoSession = 0;
 
   struct Found;
   struct Steady;
@@ -61,7 +82,7 @@ class Tracker {
   bool is_at_home_in_flood(Packet& packet, const Steady& steady, const TablesView& tables, uint32_t now_s,
                            Sums& sums);
   bool follow_home(Packet& packet, const TablesView& tables, uint32_t now_s, Sums& sums);
-  void track_rest(std::span<Packet* const> rest, const TablesView& tables, uint32_t now_s, Sums& sums);
+  void track_rest(std::span<Rest> rest, const TablesView& tables, uint32_t now_s, Sums& sums);
 
   static Found look(const Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s);
   void follow(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s, Sums& sums);
@@ -69,12 +90,21 @@ class Tracker {
                uint32_t now_s, Sums& sums);
   bool reset(Packet& packet, FlowTable::Place place, const TablesView& tables, Sums& sums);
   template <bool at_home>
-  bool create(Packet& packet, const TablesView& tables, uint32_t now_s, Sums& sums);
+  bool create(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s, Sums& sums);
+  uint64_t session_of(const Packet& packet, const TablesView& tables) const;
+  bool take_key(Packet& packet, const TablesView& tables);
+  bool choose(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s);
+  bool choose_by_session(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s);
+  bool follow_session(Packet& packet, SessionTable::Found& found, uint64_t session, const TablesView& tables,
+                      uint32_t now_s);
+  void refresh_session(const Packet& packet, const TablesView& tables, uint32_t now_s);
   void count_new(const Packet& packet);
   void add(const Sums& sums);
 
   FlowTable& flows_;
+  SessionTable& sessions_;
   WorkerStats& stats_;
+  uint64_t sessions_swept_ = 0;  // the line to go on with
   bool many_unknown_ = false;  // of the last batch's packets; only how to look depends on it
 };
 

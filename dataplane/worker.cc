@@ -36,16 +36,22 @@ void apply(const Packet& packet, rte_mbuf* mbuf) {
 }  // namespace
 
 Worker::Worker(uint16_t queue, std::span<const PortInfo> ports, FlowBucket* buckets, uint32_t bucket_bits,
-               WorkerStats& stats, uint64_t tsc_hz, uint32_t sleep_max_us)
+               SessionTable& sessions, WorkerStats& stats, uint64_t tsc_hz, uint32_t sleep_max_us)
     : queue_(queue),
       ports_(ports),
       flows_(buckets, bucket_bits),
+      sessions_(sessions),
       stats_(stats),
-      pipeline_(flows_, stats, tsc_hz),
+      pipeline_(flows_, sessions, stats, tsc_hz, queue),
       tsc_hz_(tsc_hz),
       sleep_max_us_(sleep_max_us),
       now_s_(static_cast<uint32_t>(monotonic_ns() / 1'000'000'000)) {
   pipeline_.tracker().recount();
+  if (queue == 0) {
+    pipeline_.tracker().recover_sessions();
+  } else {
+    pipeline_.tracker().forget_sessions_gauges();
+  }
 }
 
 TablesView Worker::acquire_tables() {
@@ -58,6 +64,7 @@ TablesView Worker::acquire_tables() {
       // Another segment: its ids mean other backends. (At the start the main thread has seen to that.)
       flows_.clear();
       pipeline_.tracker().recount();
+      if (queue_ == 0) pipeline_.tracker().forget_sessions();
     }
     // In this order: src/stats.h, acknowledged_incarnation.
     stats_.acknowledged_generation.store(0, std::memory_order_release);

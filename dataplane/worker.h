@@ -22,9 +22,9 @@ namespace sluice {
 
 class Worker {
  public:
-  // `queue`: this worker's queue on every port, and its number.
+  // `queue`: this worker's queue on every port, and its number. `sessions` is shared by all workers.
   Worker(uint16_t queue, std::span<const PortInfo> ports, FlowBucket* buckets, uint32_t bucket_bits,
-         WorkerStats& stats, uint64_t tsc_hz, uint32_t sleep_max_us);
+         SessionTable& sessions, WorkerStats& stats, uint64_t tsc_hz, uint32_t sleep_max_us);
 
   // Until `stop`. Runs on the worker's lcore.
   void run();
@@ -46,6 +46,7 @@ class Worker {
   const uint16_t queue_;
   const std::span<const PortInfo> ports_;
   FlowTable flows_;
+  SessionTable& sessions_;
   WorkerStats& stats_;
   Pipeline pipeline_;
   Batch batch_;

@@ -27,8 +27,10 @@ class Rig {
         stats_memory_(Segment::anonymous(kStatsSegment, sizeof(StatsSegment))),
         bucket_bits_(bucket_bits_for(std::max(flows, limits::kFlowsPerWorkerMin))),
         buckets_(size_t{1} << bucket_bits_),
+        session_lines_(session_lines_for(std::max(flows, limits::kSessionsMin))),
         table(buckets_.data(), bucket_bits_),
-        pipeline(table, stats(), tsc_hz()),
+        sessions(session_lines_.data(), session_lines_for(std::max(flows, limits::kSessionsMin))),
+        pipeline(table, sessions, stats(), tsc_hz()),
         buffers_(size_t{kBuffers} * kBufferBytes),
         maker_(shape),
         started_(cycles()) {
@@ -106,9 +108,11 @@ class Rig {
   Segment stats_memory_;
   uint32_t bucket_bits_;
   BigArray<FlowBucket> buckets_;
+  BigArray<SessionLine> session_lines_;
 
  public:
   FlowTable table;
+  SessionTable sessions;
   Pipeline pipeline;
   Batch batch;
 

@@ -1,4 +1,5 @@
 // The `flows` segment: the workers' flow tables as they lie in memory, and how to look into one from outside.
+// Behind them lies the session table (src/session_layout.h).
 //
 // Writer: sluice-dataplane; each table has one writing worker (dataplane/flow_table.h). Readers: that worker;
 // sluiced read-only, for `sluice explain` (what it sees of a bucket that is being written is a guess, never a
@@ -26,6 +27,7 @@
 #endif
 
 #include "src/segment.h"
+#include "src/session_layout.h"
 #include "src/size_limits.h"
 #include "src/tables.h"
 
@@ -230,8 +232,9 @@ struct FlowsHeader {
   uint64_t tables_incarnation;
   uint32_t workers_count;
   uint32_t bucket_bits;
-  uint8_t reserved[48];
-  // then workers_count tables of 2^bucket_bits buckets
+  uint64_t session_lines;
+  uint8_t reserved[40];
+  // then workers_count tables of 2^bucket_bits buckets, then session_lines lines of sessions
 };
 static_assert(sizeof(FlowsHeader) == 128);
 
@@ -239,10 +242,27 @@ inline constexpr SegmentKind kFlowsSegment = {
     "flows", "sluice-dataplane", 0x20736f6c46536c53ULL,
     layout_hash({sizeof(FlowsHeader), sizeof(FlowBucket), offsetof(FlowBucket, tag_high),
                  offsetof(FlowBucket, backend), offsetof(FlowBucket, state_time), offsetof(FlowBucket, marks),
-                 kTagShift, kTimeBits, kLongShift})};
+                 kTagShift, kTimeBits, kLongShift, offsetof(FlowsHeader, session_lines),
+                 offsetof(SessionLine, tag_low), offsetof(SessionLine, tag_high), offsetof(SessionLine, away),
+                 kReach, kCreatedShift})};
 
-constexpr uint64_t flows_bytes(uint32_t workers, uint32_t bucket_bits) {
+constexpr uint64_t flow_tables_end(uint32_t workers, uint32_t bucket_bits) {
   return sizeof(FlowsHeader) + workers * (sizeof(FlowBucket) << bucket_bits);
+}
+constexpr uint64_t flows_bytes(uint32_t workers, uint32_t bucket_bits, uint64_t session_lines) {
+  return flow_tables_end(workers, bucket_bits) + session_lines * sizeof(SessionLine);
+}
+// Does a segment of so many bytes hold what its header says?
+inline bool holds_its_tables(const std::byte* base, uint64_t bytes) {
+  if (bytes < sizeof(FlowsHeader)) return false;
+  const auto& header = *reinterpret_cast<const FlowsHeader*>(base);
+  return header.workers_count <= limits::kWorkersMax && header.bucket_bits < 32 &&
+         header.session_lines <= limits::kSessionsMax &&
+         bytes >= flows_bytes(header.workers_count, header.bucket_bits, header.session_lines);
+}
+inline SessionLine* session_lines(std::byte* base) {
+  const auto& header = *reinterpret_cast<const FlowsHeader*>(base);
+  return reinterpret_cast<SessionLine*>(base + flow_tables_end(header.workers_count, header.bucket_bits));
 }
 inline FlowBucket* flow_buckets(std::byte* base, uint32_t worker) {
   const auto& header = *reinterpret_cast<const FlowsHeader*>(base);

@@ -60,6 +60,16 @@ inline constexpr uint64_t kFlowsPerWorkerMin = 1ULL << 18;
 inline constexpr uint64_t kFlowsPerWorkerMax = 1ULL << 30;
 inline constexpr uint64_t kFlowsPerWorkerDefault = 1ULL << 20;
 
+// Sessions: what --sessions-max may say. 32 bytes each, shared by all workers; the most is 32 GiB of table.
+inline constexpr uint64_t kSessionsMin = 1ULL << 18;
+inline constexpr uint64_t kSessionsMax = 1ULL << 30;
+inline constexpr uint64_t kSessionsDefault = 1ULL << 18;
+
+// A session's key: bytes of a UDP payload. The offset ends where a packet of 1,280 bytes, which every link
+// carries, has no payload any more (IPv6 and UDP headers: 48).
+inline constexpr uint32_t kKeyBytesMax = 16;
+inline constexpr uint32_t kKeyEndMax = 1'232;
+
 // ICMP "packet too big" answers of one worker in a second (RFC 1812 4.3.2.8, RFC 4443 2.4 f ask for a limit).
 inline constexpr uint32_t kIcmpAnswersPerSecond = 1'000;
 
@@ -78,6 +88,11 @@ inline constexpr uint32_t kIdleEstablishedDefault = 900;
 // A client that has sent FIN may wait for the rest of an answer; as long as Linux waits in FIN-WAIT-2.
 inline constexpr uint32_t kIdleClosingDefault = 60;
 inline constexpr uint32_t kIdleUdpDefault = 60;
+
+// Seconds that a session may rest, live or be pinned for: an entry keeps 22 bits of seconds, of which half
+// tell past from future (src/session_layout.h).
+inline constexpr uint32_t kSessionTimeMax = 20 * 86'400;
+inline constexpr uint32_t kSessionIdleDefault = 3'600;
 
 // Health checks: milliseconds between two checks of one backend, and the least time it gets to answer. Below
 // 10 ms the checks of 1,000 backends are a load of their own; above an hour nobody waits for one.

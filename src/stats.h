@@ -70,6 +70,17 @@ struct FlowCounters {
   Counter reset;       // its backend was gone: forgotten, and the client told by a TCP reset
 };
 
+// Sessions (src/session_layout.h), as this worker made, moved and removed them.
+struct SessionCounters {
+  Counter active;   // gauge: less than none, modulo 2^64, when others made what this one removed
+  Counter made;     // by a connection, a datagram or an operator
+  Counter moved;    // its backend was down or gone: to the next choice
+  Counter ended;    // idle or old, or its backend was removed, or unpinned
+  Counter full;     // connections that found no place for theirs: the hash decided
+  Counter keyless;  // packets too short for their service's key: tracked as connections are
+  Counter reserved[2];
+};
+
 struct alignas(64) WorkerStats {
   // Store-release after the batch that used the generation is sent; pairs with sluiced's load-acquire before
   // it reuses memory of an older one. Alone on its line with what else the worker writes once a loop.
@@ -92,11 +103,14 @@ struct alignas(64) WorkerStats {
   Counter active;           // 1: this worker runs
   alignas(64) PacketCounters packets;
   alignas(64) FlowCounters flows;
+  alignas(64) SessionCounters sessions;
   ServiceCounters services[limits::kServicesMax];  // by ServiceId
   BackendCounters backends[limits::kBackendsMax];  // by BackendId
   // By BackendId: SYNs that came again for a flow that has seen nothing but SYNs. A backend that does not answer
   // makes these. Apart from BackendCounters, whose line each packet touches.
   Counter syns_repeated[limits::kBackendsMax];
+  // By BackendId, gauges: sessions that name it, as SessionCounters::active.
+  Counter sessions_active[limits::kBackendsMax];
 };
 static_assert(offsetof(WorkerStats, cpu) == 64 && offsetof(WorkerStats, packets) == 128);
 
@@ -132,7 +146,8 @@ struct StatsHeader {
   uint64_t started_ns;  // CLOCK_MONOTONIC
   uint64_t tsc_hz;
   uint64_t flows_max;         // per worker
-  uint64_t flows_bytes;       // of all workers' flow tables,
+  uint64_t sessions_max;      // of all workers
+  uint64_t flows_bytes;       // of all workers' flow tables and the session table,
   uint64_t flows_page_bytes;  //   in pages of this size (Segment::page_bytes)
   char version[32];
   PortInfo ports[limits::kPortsMax];
@@ -152,11 +167,12 @@ struct StatsSegment {
 inline constexpr SegmentKind kStatsSegment = {
     "stats", "sluice-dataplane", 0x2073746174536c53ULL,  // "SlStats "
     layout_hash({sizeof(StatsHeader), offsetof(StatsHeader, starts), offsetof(StatsHeader, ports),
-                 offsetof(StatsHeader, flows_page_bytes), sizeof(PortInfo), offsetof(PortInfo, mac),
+                 offsetof(StatsHeader, sessions_max), offsetof(StatsHeader, flows_page_bytes), sizeof(PortInfo), offsetof(PortInfo, mac),
                  offsetof(StatsHeader, port_counters), sizeof(WorkerStats), offsetof(WorkerStats, sequence),
                  offsetof(WorkerStats, packets), offsetof(WorkerStats, flows),
                  offsetof(WorkerStats, services), offsetof(WorkerStats, backends),
-                 offsetof(WorkerStats, syns_repeated), sizeof(ServiceCounters),
+                 offsetof(WorkerStats, syns_repeated), offsetof(WorkerStats, sessions),
+                 offsetof(WorkerStats, sessions_active), sizeof(ServiceCounters),
                  sizeof(BackendCounters), kReasonCount, sizeof(FlowCounters)})};
 
 // A copy of one worker's packet counters, of one instant. Only a worker killed or preempted in the middle of

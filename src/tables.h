@@ -23,6 +23,7 @@
 // microseconds; their acknowledgement is not asked for.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -52,15 +53,20 @@ enum class Forward : uint8_t { none = 0, l2dsr = 1, ipip = 2 };
 enum class Admin : uint8_t { ready = 0, drain = 1, maint = 2 };
 enum class Health : uint8_t { unknown = 0, up = 1, down = 2 };
 
+// What a session does while its backend is down: it goes to its next choice and stays there; it waits, and so
+// do its client's new connections; or it goes to its next choice and comes back when the backend is well.
+enum class SessionFailure : uint8_t { rehash = 0, keep = 1, comes_back = 2 };
+
 // Offsets into the segment in units of 64 bytes: 32 bits reach 256 GiB. 0 (the header) is "none".
 using Offset64 = uint32_t;
 
 // TTL and hop limit of outer headers. BackendRecord::header has it.
 inline constexpr uint8_t kOuterTtl = 64;
 
-// ---- Records the workers read: one line each
+// ---- Records the workers read: a line each, and one more of a service that makes sessions
 // ------------------------------------------------------------------------
 
+// The first line is all that a packet of a tracked flow needs.
 struct alignas(64) ServiceRecord {
   Forward forward;        // none: no such service
   uint8_t protocol;       // wire::kProtoTcp or kProtoUdp
@@ -78,10 +84,31 @@ struct alignas(64) ServiceRecord {
   static constexpr uint8_t kServed = 1;  // enabled: the VIP table has it
   static constexpr uint8_t kResets = 2;  // the client of a TCP flow whose backend is gone is told by a reset
   static constexpr uint8_t kStateless = 4;  // its packets go by the lookup table alone
+  static constexpr uint8_t kSessions = 8;   // a session is remembered, and decides for new flows
+  static constexpr uint8_t kByKey = 16;     // with kSessions: the flow is what the key in the payload says
   IpAddress vip;
   uint64_t lookup_checksum;  // maglev_checksum: equal on every balancer with the same members
+
+  // Sessions (src/session_layout.h); all 0 without kSessions.
+  uint64_t session_salt;    // of the group's name, or else of the service's: part of the session's hash
+  uint32_t session_idle_s;  // without a connection; limits::kSessionTimeMax at most
+  uint32_t session_life_s;  // since it was made; 0: no limit
+  uint16_t key_offset;      // kByKey: into the UDP payload
+  uint8_t key_bytes;
+  uint8_t client_bits[2];      // else: how many bits of the client's address count, IPv4's and IPv6's
+  SessionFailure on_failure;   // of the session's backend
+  uint8_t reserved2[2];
+  Offset64 twins;         // Twin[twins_count], ordered by `other`; 0: its group has no other service
+  uint32_t twins_count;
+  uint8_t reserved3[32];
 };
-static_assert(sizeof(ServiceRecord) == 64);
+static_assert(sizeof(ServiceRecord) == 128 && offsetof(ServiceRecord, session_salt) == 64);
+
+// In a group: a backend of another service, and the one of the same name in this service.
+struct Twin {
+  BackendId other;
+  BackendId own;
+};
 
 // Next hop and outer header of a backend in one line: what goes in front of a packet is copied from `header`,
 // and only what differs from packet to packet is filled in (dataplane/rewrite.cc).
@@ -93,6 +120,9 @@ struct alignas(64) BackendRecord {
   static constexpr uint8_t kTakesNew = 8;    // it has slots in the service's lookup table
   // It counts as failed. With kAlive: its flows stay with it all the same, but none is opened on it.
   static constexpr uint8_t kFailed = 16;
+  // Its sessions go elsewhere with their next connection: it drains, and does not wait for them.
+  static constexpr uint8_t kMigrates = 32;
+  static constexpr uint8_t kSorry = 64;  // for when too few others are left: no session names it
   static constexpr uint32_t kMacsBytes = 12;
   static constexpr uint32_t kEthernetBytes = 14;
   uint8_t flags;        // 0 for an id that is not in use
@@ -281,6 +311,10 @@ inline constexpr SegmentKind kTablesSegment = {"tables", "sluiced", 0x73656c6261
                                                             offsetof(ServiceRecord, idle_s),
                                                             offsetof(ServiceRecord, flags),
                                                             offsetof(ServiceRecord, vip),
+                                                            offsetof(ServiceRecord, session_salt),
+                                                            offsetof(ServiceRecord, key_offset),
+                                                            offsetof(ServiceRecord, twins),
+                                                            sizeof(Twin),
                                                             sizeof(BackendRecord),
                                                             offsetof(BackendRecord, outer_bytes),
                                                             offsetof(BackendRecord, service),
@@ -339,6 +373,15 @@ class TablesView {
   std::span<const BackendId> members(const ServiceRecord& service) const {
     return service.members == 0 ? std::span<const BackendId>()
                                 : std::span(at<BackendId>(service.members), service.members_count);
+  }
+
+  // This service's backend of the same name as another service's, in its group; nullopt: it has none.
+  std::optional<BackendId> twin(const ServiceRecord& service, BackendId other) const {
+    const Twin* const twins = at<Twin>(service.twins);
+    const Twin* const end = twins + (service.twins == 0 ? 0 : service.twins_count);
+    const Twin* const found =
+        std::lower_bound(twins, end, other, [](const Twin& twin, BackendId id) { return twin.other < id; });
+    return found == end || found->other != other ? std::nullopt : std::optional(found->own);
   }
 
   // The backend of a new flow with this hash. Only for a service with a lookup table.

@@ -271,7 +271,7 @@ TEST(FlowTable, a_full_bucket_refuses_or_takes_the_weakest) {
 
 // Proves: what sluiced reads from outside is what the worker holds, in either bucket.
 TEST(FlowTable, can_be_read_from_outside) {
-  std::vector<std::byte> memory(flows_bytes(2, kBucketBitsMin) + 64);
+  std::vector<std::byte> memory(flows_bytes(2, kBucketBitsMin, 0) + 64);
   auto* base =
       reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t{63});
   auto& header = *reinterpret_cast<FlowsHeader*>(base);

@@ -75,7 +75,7 @@ def test_flows_in_hugepages(idle_balancer, huge_mount):
     # Another size: the old memory is given back.
     idle_balancer.dataplane.stop()
     idle_balancer.start_dataplane("--flows-max", "3000000")
-    wait_until(lambda: "4194304 flows take 66 MiB" in idle_balancer.dataplane.output(), "a table of another size")
+    wait_until(lambda: "4194304 flows and 262144 sessions take 74 MiB" in idle_balancer.dataplane.output(), "a table of another size")
     assert len(list(huge_mount.iterdir())) == 1
     idle_balancer.dataplane.stop()
 
@@ -86,7 +86,7 @@ def test_flows_without_hugepages(idle_balancer):
     idle_balancer.start_sluiced()
     idle_balancer.wait_ready()
     said = idle_balancer.dataplane.output()
-    assert "16777216 flows take 256 MiB, in transparent pages of 2 MiB" in said or "echo" in said
+    assert "16777216 flows and 262144 sessions take 264 MiB, in transparent pages of 2 MiB" in said or "echo" in said
     assert not (idle_balancer.directory / "flows").is_symlink()
     assert curl_once(idle_balancer.fabric.hosts["c1"], WEB)[0] == 200
 

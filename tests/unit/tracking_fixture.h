@@ -24,7 +24,9 @@ class Tracking : public ::testing::Test {
         stats(stats_memory.as<StatsSegment>()),
         buckets(size_t{1} << kBucketBitsMin),
         flows(buckets.data(), kBucketBitsMin),
-        pipeline(flows, stats.workers[0], 1) {
+        session_lines(kSessionLinesMin),
+        sessions(session_lines.data(), kSessionLinesMin),
+        pipeline(flows, sessions, stats.workers[0], 1) {
     ServiceConfig web;
     web.name = "web";
     web.vip = *IpAddress::parse("203.0.113.10");
@@ -104,6 +106,8 @@ class Tracking : public ::testing::Test {
   StatsSegment& stats;
   std::vector<FlowBucket> buckets;
   FlowTable flows;
+  std::vector<SessionLine> session_lines;
+  SessionTable sessions;
   Pipeline pipeline;
   uint32_t now_s = 1'000;
 };

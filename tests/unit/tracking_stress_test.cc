@@ -127,7 +127,7 @@ TEST_F(Tracking, batches_and_single_packets_agree) {
   WorkerStats& other = other_memory.as<StatsSegment>().workers[0];
   std::vector<FlowBucket> other_buckets(size_t{1} << kBucketBitsMin);
   FlowTable other_flows(other_buckets.data(), kBucketBitsMin);
-  Pipeline one_by_one(other_flows, other, 1);
+  Pipeline one_by_one(other_flows, sessions, other, 1);
   std::mt19937 random(11);
   const uint8_t flags[] = {
       wire::kTcpAck, wire::kTcpAck, wire::kTcpAck, wire::kTcpSyn, wire::kTcpFin | wire::kTcpAck,
@@ -190,7 +190,7 @@ TEST_F(Tracking, batches_and_single_packets_agree) {
 // Proves: ageing goes round once a second, a bounded piece a call, and says when it is behind.
 TEST_F(Tracking, ageing_keeps_its_pace_in_bounded_pieces) {
   constexpr uint64_t kTscHz = 1'000'000;
-  Pipeline ageing(flows, stats.workers[0], kTscHz);
+  Pipeline ageing(flows, sessions, stats.workers[0], kTscHz);
   open_connections(2'000);
   now_s += limits::kIdleEstablishedDefault + 1;
   uint64_t tsc = 10 * kTscHz;

@@ -293,7 +293,7 @@ TEST_F(Tracking, active_flows_per_backend_add_up) {
   EXPECT_EQ(sum(), 1'000u);
   EXPECT_EQ(stats.workers[0].flows.active.get(), 1'000u);
   const uint64_t b1 = active("web", "b1");
-  Tracker(flows, stats.workers[0]).recount();
+  Tracker(flows, sessions, stats.workers[0]).recount();
   EXPECT_EQ(active("web", "b1"), b1);
   EXPECT_EQ(sum(), 1'000u);
 }

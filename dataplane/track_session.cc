@@ -1,0 +1,179 @@
+// The sessions' part of stage 3: which session a packet is of, and where it sends a new flow.
+#include <optional>
+
+#include "dataplane/select.h"
+#include "dataplane/track.h"
+#include "src/session_key.h"
+
+namespace sluice {
+namespace {
+
+IpAddress source_of(const Packet& packet) {
+  const uint8_t* ip = packet.data + sizeof(wire::Ethernet);
+  return packet.family == Family::v4 ? IpAddress::v4(reinterpret_cast<const wire::Ipv4*>(ip)->source)
+                                     : IpAddress::v6(ip + offsetof(wire::Ipv6, source));
+}
+
+// The service whose session this is: its times hold.
+const ServiceRecord* service_of(const TablesView& tables, const SessionValue& session) {
+  const BackendRecord& backend = tables.backend(session.backend);
+  return (backend.flags & BackendRecord::kConfigured) == 0 ? nullptr : &tables.service(backend.service);
+}
+
+}  // namespace
+
+uint64_t Tracker::session_of(const Packet& packet, const TablesView& tables) const {
+  const ServiceRecord& service = tables.service(packet.service);
+  if ((service.flags & ServiceRecord::kSessions) == 0) return kNoSession;
+  // take_key() made it the flow's, unless there was none.
+  if ((service.flags & ServiceRecord::kByKey) != 0) return packet.is_keyed ? packet.hash : kNoSession;
+  return session_hash(client_key(source_of(packet), service), tables.generation().secret);
+}
+
+// Makes the flow what the key in the payload says. False: the payload ends before it.
+bool Tracker::take_key(Packet& packet, const TablesView& tables) {
+  const ServiceRecord& service = tables.service(packet.service);
+  const uint32_t ip_header_bytes =
+      packet.family == Family::v4 ? sizeof(wire::Ipv4) : sizeof(wire::Ipv6);
+  const uint32_t at = ip_header_bytes + sizeof(wire::Udp) + service.key_offset;
+  const uint32_t end = at + service.key_bytes;
+  packet.is_keyed = end <= packet.ip_bytes && sizeof(wire::Ethernet) + end <= packet.contiguous_bytes &&
+                    service.key_bytes <= limits::kKeyBytesMax;
+  if (!packet.is_keyed) return false;
+  const SessionKey key = payload_key({packet.data + sizeof(wire::Ethernet) + at, service.key_bytes}, service);
+  packet.hash = session_hash(key, tables.generation().secret);
+  return true;
+}
+
+// The backend that a session sends this packet's flow to. False: none, as it must be chosen anew; `found` is
+// then the session as it is, or empty.
+bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_t session,
+                             const TablesView& tables, uint32_t now_s) {
+  const ServiceRecord& service = tables.service(packet.service);
+  const SessionValue value = found.session();
+  if (is_over(value, service, now_s)) return false;
+  // A group's session may name another service's backend: ours of the same name is meant.
+  std::optional<BackendId> own = value.backend;
+  if (tables.backend(value.backend).service != packet.service) own = tables.twin(service, value.backend);
+  if (!own) return false;
+  const BackendRecord& backend = tables.backend(*own);
+  if ((backend.flags & BackendRecord::kConfigured) == 0 || backend.service != packet.service) return false;
+
+  const bool is_alive = (backend.flags & BackendRecord::kAlive) != 0;
+  const bool has_failed = (backend.flags & BackendRecord::kFailed) != 0;
+  const bool is_pinned = value.kind != SessionKind::learnt;
+  if ((backend.flags & BackendRecord::kMigrates) != 0 && !is_pinned) return false;
+  const bool waits = service.on_failure == SessionFailure::keep && is_alive;
+  if ((is_alive && !has_failed) || waits) {
+    packet.backend = *own;
+    packet.record = &backend;
+  } else if (service.on_failure == SessionFailure::rehash && !is_pinned) {
+    return false;
+  } else {
+    // It comes back when the backend is well.
+    if (!select(packet, session, tables)) return true;
+  }
+  if (!is_pinned && value.last_s != (now_s & kSessionTimeMask)) {
+    SessionValue touched = value;
+    touched.last_s = now_s;
+    SessionTable::change(found, touched);  // if somebody else did: as good
+  }
+  return true;
+}
+
+[[gnu::noinline]] bool Tracker::choose_by_session(Packet& packet, uint64_t session, const TablesView& tables,
+                                                  uint32_t now_s) {
+  SessionTable::Found found = sessions_.find(session);
+  // Others may be at the same session: it changes under our hands a few times at most.
+  for (int attempt = 0; attempt < 4; attempt++) {
+    if (found && follow_session(packet, found, session, tables, now_s))
+      return packet.verdict == Verdict::forward;
+    if (!select(packet, session, tables)) return false;
+    // Nobody is tied to who only says sorry.
+    if ((packet.record->flags & BackendRecord::kSorry) != 0) return true;
+    const SessionValue fresh{packet.backend, SessionKind::learnt, 0, now_s, now_s >> kCreatedShift};
+    if (!found) {
+      const SessionTable::Made made = sessions_.find_or_make(session, fresh);
+      if (made.made) {
+        stats_.sessions.made.add(1);
+        stats_.sessions.active.add(1);
+        stats_.sessions_active[index(packet.backend)].add(1);
+        return true;
+      }
+      if (!made.found) {
+        stats_.sessions.full.add(1);
+        return true;
+      }
+      found = made.found;
+      continue;
+    }
+    const SessionValue before = found.session();
+    if (SessionTable::change(found, fresh)) {
+      const bool was_over = is_over(before, tables.service(packet.service), now_s);
+      (was_over ? stats_.sessions.ended : stats_.sessions.moved).add(1);
+      if (was_over) stats_.sessions.made.add(1);
+      stats_.sessions_active[index(before.backend)].subtract(1);
+      stats_.sessions_active[index(packet.backend)].add(1);
+      return true;
+    }
+    if (!found) found = sessions_.find(session);
+  }
+  return true;
+}
+
+// A connection goes on: its session must not end meanwhile.
+[[gnu::noinline]] void Tracker::refresh_session(const Packet& packet, const TablesView& tables, uint32_t now_s) {
+  const uint64_t session = session_of(packet, tables);
+  if (session == kNoSession) return;
+  SessionTable::Found found = sessions_.find(session);
+  if (!found) return;
+  SessionValue value = found.session();
+  const ServiceRecord& service = tables.service(packet.service);
+  if (value.kind != SessionKind::learnt || is_over(value, service, now_s)) return;
+  value.last_s = now_s;
+  SessionTable::change(found, value);
+}
+
+void Tracker::sweep_sessions(uint64_t lines, const TablesView& tables, uint32_t now_s) {
+  const uint64_t count = std::min(lines, sessions_.lines());
+  sessions_.sweep(
+      sessions_swept_, count,
+      [&](const SessionValue& session) {
+        const ServiceRecord* service = service_of(tables, session);
+        return service != nullptr && (service->flags & ServiceRecord::kSessions) != 0 &&
+               !is_over(session, *service, now_s);
+      },
+      [&](const SessionValue& session) {
+        stats_.sessions.active.subtract(1);
+        stats_.sessions.ended.add(1);
+        stats_.sessions_active[index(session.backend)].subtract(1);
+      });
+  sessions_swept_ = (sessions_swept_ + count) % sessions_.lines();
+}
+
+void Tracker::forget_sessions() {
+  sessions_.sweep(
+      0, sessions_.lines(), [](const SessionValue&) { return false; },
+      [&](const SessionValue& session) {
+        stats_.sessions.active.subtract(1);
+        stats_.sessions.ended.add(1);
+        stats_.sessions_active[index(session.backend)].subtract(1);
+      });
+}
+
+void Tracker::recover_sessions() {
+  forget_sessions_gauges();
+  sessions_.recover([&](const SessionValue& session) {
+    stats_.sessions.active.add(1);
+    stats_.sessions_active[index(session.backend)].add(1);
+  });
+}
+
+void Tracker::forget_sessions_gauges() {
+  stats_.sessions.active.set(0);
+  for (Counter& active : stats_.sessions_active) {
+    if (active.get() != 0) active.set(0);
+  }
+}
+
+}  // namespace sluice

@@ -1,0 +1,68 @@
+// What a session is named by: its client's address, or bytes of the packet, together with its service or
+// group. The hash of that is all that is kept of it, and chooses its first backend: it depends on the key, the
+// names in the configuration and the secret alone, so every balancer of a cluster chooses alike.
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string_view>
+
+#include "src/address.h"
+#include "src/flow_key.h"
+#include "src/tables.h"
+#include "src/wire.h"
+
+namespace sluice {
+
+struct SessionKey {
+  std::array<uint8_t, 16> bytes{};  // IPv6, or IPv4 as IpAddress maps it; or of the payload, the rest 0
+  uint64_t salt = 0;
+  uint32_t length = 0;  // of a payload's key; 0: an address
+  uint32_t reserved = 0;
+};
+static_assert(sizeof(SessionKey) == 32);
+
+inline uint64_t session_hash(const SessionKey& key, const HashSecret& secret) {
+  return XXH3_64bits_withSecret(&key, sizeof key, secret.bytes.data(), secret.bytes.size());
+}
+
+// ServiceRecord::session_salt of this group, or of a service without one.
+inline uint64_t session_salt(std::string_view name) {
+  return XXH3_64bits(name.data(), name.size());
+}
+
+// The first `bits` of 64 in network order.
+inline uint64_t first_bits(uint64_t network_order, uint32_t bits) {
+  const uint64_t mask = bits == 0 ? 0 : ~uint64_t{0} << (64 - std::min(bits, 64u));
+  static_assert(std::endian::native == std::endian::little);
+  return network_order & __builtin_bswap64(mask);
+}
+
+inline SessionKey client_key(const IpAddress& client, const ServiceRecord& service) {
+  uint64_t high, low;
+  std::memcpy(&high, client.bytes.data(), 8);
+  std::memcpy(&low, client.bytes.data() + 8, 8);
+  // An IPv4 address is the last 32 of 128 bits.
+  const uint32_t bits = client.is_v4() ? 96u + service.client_bits[0] : service.client_bits[1];
+  high = first_bits(high, bits);
+  low = first_bits(low, bits > 64 ? bits - 64 : 0);
+  SessionKey key;
+  std::memcpy(key.bytes.data(), &high, 8);
+  std::memcpy(key.bytes.data() + 8, &low, 8);
+  key.salt = service.session_salt;
+  return key;
+}
+
+// `bytes`: limits::kKeyBytesMax at most.
+inline SessionKey payload_key(std::span<const uint8_t> bytes, const ServiceRecord& service) {
+  SessionKey key;
+  std::memcpy(key.bytes.data(), bytes.data(), bytes.size());
+  key.salt = service.session_salt;
+  key.length = static_cast<uint32_t>(bytes.size());
+  return key;
+}
+
+}  // namespace sluice

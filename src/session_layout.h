@@ -1,0 +1,160 @@
+// The session table as it lies in memory, in the `flows` segment: which backend a client, or a key, is tied to
+// beyond its connections. And how to look into it from outside.
+//
+// Writers: the workers of sluice-dataplane, all of them (dataplane/session_table.h). Readers: they, and sluiced
+// read-only, for `sluice session`.
+//
+// An array of lines of four sessions each, two a line at the advertised capacity: 32 bytes a session. A
+// session lives in its home line, which the high half of its hash scales to, or, where that was full, in one of
+// the next kReach - 1; it never moves. Its home counts those that live elsewhere, and how far the farthest
+// does, so a lookup touches one line unless there are some. Place and entry together give the whole 64-bit
+// hash back.
+//
+// An entry is live exactly when its `value` says so. That one word also says everything that changes, so every
+// change is one compare-and-swap, and a process killed at any instant leaves whole sessions. Words of a value:
+//   0            with tag 0: free; with another tag: claimed, not live yet
+//   kDead        being freed
+//   bit 0 set    live: kind, backend, distance from home, times
+//
+// Time: `last_s` counts seconds of CLOCK_MONOTONIC modulo 2^22 (48 days), `created` units of 64 seconds modulo
+// 2^15 (24 days); limits::kSessionTimeMax is 20 days, so either tells past from future.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "src/size_limits.h"
+#include "src/tables.h"
+
+namespace sluice {
+
+inline constexpr uint32_t kLineSessions = 4;
+
+struct alignas(64) SessionLine {
+  std::atomic<uint64_t> value[kLineSessions];
+  std::atomic<uint32_t> tag_low[kLineSessions];   // hash bits 0..31; 0: free, 1: being freed
+  std::atomic<uint16_t> tag_high[kLineSessions];  // bits 32..47: what the home line leaves open
+  std::atomic<uint32_t> away;  // bits 0..23: sessions of this home in other lines; 24..31: the farthest's distance
+  uint32_t reserved;
+};
+static_assert(sizeof(SessionLine) == 64 && std::atomic<uint64_t>::is_always_lock_free);
+
+enum class SessionKind : uint8_t {
+  learnt = 0,        // by a connection: rests for the service's idle time
+  pinned = 1,        // by an operator, until unpinned
+  pinned_until = 2,  // by an operator, until `last_s`
+};
+
+struct SessionValue {
+  BackendId backend;
+  SessionKind kind;
+  uint32_t distance;  // of its line from its home
+  uint32_t last_s;    // modulo 2^22: the last sign of life; of pinned_until, when it ends
+  uint32_t created;   // modulo 2^15: in units of 64 s
+};
+
+inline constexpr uint32_t kReach = 32;
+inline constexpr uint64_t kDead = 2;
+inline constexpr uint32_t kTagFree = 0, kTagDying = 1;
+inline constexpr uint32_t kSessionTimeMask = (1u << 22) - 1;
+inline constexpr uint32_t kCreatedShift = 6;
+inline constexpr uint32_t kCreatedMask = (1u << 15) - 1;
+
+constexpr bool is_live(uint64_t value) {
+  return (value & 1) != 0;
+}
+constexpr uint64_t pack(const SessionValue& v) {
+  return 1 | uint64_t{static_cast<uint8_t>(v.kind)} << 1 | uint64_t{v.distance & (kReach - 1)} << 3 |
+         uint64_t{index(v.backend)} << 8 | uint64_t{v.last_s & kSessionTimeMask} << 27 |
+         uint64_t{v.created & kCreatedMask} << 49;
+}
+constexpr SessionValue unpack(uint64_t value) {
+  return {BackendId{static_cast<uint32_t>(value >> 8) & (limits::kBackendsMax - 1)},
+          static_cast<SessionKind>(value >> 1 & 3), static_cast<uint32_t>(value >> 3) & (kReach - 1),
+          static_cast<uint32_t>(value >> 27) & kSessionTimeMask,
+          static_cast<uint32_t>(value >> 49) & kCreatedMask};
+}
+static_assert(limits::kBackendsMax <= 1u << 19 && kReach <= 1u << 5);
+
+constexpr uint32_t since_s(uint32_t last_s, uint32_t now_s) {
+  return (now_s - last_s) & kSessionTimeMask;
+}
+constexpr uint32_t age_s(const SessionValue& session, uint32_t now_s) {
+  return (((now_s >> kCreatedShift) - session.created) & kCreatedMask) << kCreatedShift;
+}
+// Has a pinned_until ended? Half of the circle is the past.
+constexpr bool is_past(uint32_t until_s, uint32_t now_s) {
+  return since_s(until_s, now_s) < 1u << 21;
+}
+
+// Live connections refresh their session once in so many seconds (a power of two), and a session rests so much
+// longer than was asked for: it must not end under them.
+constexpr uint32_t refresh_s(uint32_t session_idle_s) {
+  uint32_t seconds = 128;
+  while (seconds > 1 && seconds > session_idle_s / 8)
+    seconds /= 2;
+  return seconds;
+}
+// Nobody's next connection follows it any more?
+constexpr bool is_over(const SessionValue& session, const ServiceRecord& service, uint32_t now_s) {
+  switch (session.kind) {
+    case SessionKind::pinned:
+      return false;
+    case SessionKind::pinned_until:
+      return is_past(session.last_s, now_s);
+    default:
+      return since_s(session.last_s, now_s) > service.session_idle_s + refresh_s(service.session_idle_s) ||
+             (service.session_life_s != 0 && age_s(session, now_s) > service.session_life_s);
+  }
+}
+
+// ---- Hash and place. Tags 0 and 1 mean something else, so no session has them.
+
+constexpr uint64_t session_identity(uint64_t hash) {
+  return static_cast<uint32_t>(hash) <= kTagDying ? hash + 2 : hash;
+}
+constexpr uint64_t session_home(uint64_t hash, uint64_t lines) {
+  return (hash >> 32) * lines >> 32;
+}
+// The least high half of a hash whose home is this line.
+constexpr uint64_t first_high(uint64_t home, uint64_t lines) {
+  return ((home << 32) + lines - 1) / lines;
+}
+// A home leaves 2^32 / lines high halves open, and tag_high tells 2^16 apart.
+inline constexpr uint64_t kSessionLinesMin = 1ULL << 17;
+
+constexpr uint64_t session_lines_for(uint64_t sessions_max) {
+  return sessions_max / 2 < kSessionLinesMin ? kSessionLinesMin : (sessions_max + 1) / 2;
+}
+constexpr uint64_t sessions_capacity(uint64_t lines) {
+  return lines * 2;
+}
+
+// The hash of a session, and what it is.
+struct SessionSeen {
+  uint64_t hash;
+  SessionValue session;
+};
+// For readers of another process: every live session in the lines from `first` to before `end` of a table of
+// `count`, as each is at some instant. `visit`: SessionSeen -> void.
+template <typename Visit>
+void each_session(const SessionLine* lines, uint64_t count, uint64_t first, uint64_t end, Visit&& visit) {
+  for (uint64_t at = first; at < end; at++) {
+    for (uint32_t slot = 0; slot < kLineSessions; slot++) {
+      const SessionLine& line = lines[at];
+      const uint32_t tag_low = line.tag_low[slot].load(std::memory_order_acquire);
+      // Acquire: the tags belong to it (SessionTable publishes them by it).
+      const uint64_t value = line.value[slot].load(std::memory_order_acquire);
+      if (!is_live(value) || tag_low <= kTagDying) continue;
+      const uint32_t tag_high = line.tag_high[slot].load(std::memory_order_relaxed);
+      std::atomic_thread_fence(std::memory_order_acquire);
+      if (line.tag_low[slot].load(std::memory_order_relaxed) != tag_low) continue;  // another's by now
+      const SessionValue session = unpack(value);
+      const uint64_t home = at >= session.distance ? at - session.distance : at + count - session.distance;
+      const uint64_t least = first_high(home, count);
+      visit(SessionSeen{(least + ((tag_high - least) & 0xffff)) << 32 | tag_low, session});
+    }
+  }
+}
+
+}  // namespace sluice
