@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <map>
 #include <set>
 #include <span>
 #include <string_view>
@@ -68,6 +69,7 @@ class Compilation {
  private:
   void remove_services();
   void remove_backends();
+  void stage_twins();
   void stage_service(const Service& service);
   void stage_service_cold(const Service& service);
   bool lookup_is_current(const Service& service, const std::vector<Taker>& takers) const;
@@ -94,6 +96,7 @@ class Compilation {
 void Compilation::stage_all() {
   remove_services();
   remove_backends();
+  stage_twins();
   for (const Service& service : model_.services()) {
     const std::vector<Taker> takers = takers_of(service);
     if (!lookup_is_current(service, takers)) build_lookup(service, takers);
@@ -139,6 +142,7 @@ void Compilation::remove_services() {
     if (cold.name[0] == '\0' || wanted[index(id)]) return;
     publisher_.set_lookup(id, {}, 0);
     publisher_.set_members(id, {});
+    publisher_.set_twins(id, {});
     publisher_.edit_service(id) = ServiceRecord{};
     publisher_.edit_service_cold(id) = ServiceCold{};
     changed_ = vips_changed_ = true;
@@ -159,6 +163,37 @@ void Compilation::remove_backends() {
     quarantined.removed_ns = now_ns_;
     changed_ = true;
   });
+}
+
+// Which backends of its group's other services are a service's own by another id. They change with the
+// configuration only.
+void Compilation::stage_twins() {
+  std::map<std::string_view, std::vector<const Service*>> groups;
+  for (const Service& service : model_.services()) {
+    const bool is_in_one = has_sessions(service.config.affinity) && !service.config.session.group.empty();
+    groups[is_in_one ? service.config.session.group : std::string_view()].push_back(&service);
+  }
+  for (const auto& [group, services] : groups) {
+    std::map<std::string_view, std::vector<const Backend*>> namesakes;
+    for (const Service* service : services) {
+      if (group.empty()) break;
+      for (const Backend& backend : service->backends)
+        namesakes[backend.config.name].push_back(&backend);
+    }
+    for (const Service* service : services) {
+      std::vector<Twin> twins;
+      for (const Backend& own : service->backends) {
+        if (group.empty()) break;
+        for (const Backend* other : namesakes[own.config.name])
+          if (other != &own) twins.push_back({other->id, own.id});
+      }
+      std::sort(twins.begin(), twins.end(), [](const Twin& a, const Twin& b) { return a.other < b.other; });
+      const auto published = publisher_.staged().twins(publisher_.staged().service(service->id));
+      if (std::equal(twins.begin(), twins.end(), published.begin(), published.end())) continue;
+      publisher_.set_twins(service->id, twins);
+      changed_ = true;
+    }
+  }
 }
 
 void Compilation::stage_service_cold(const Service& service) {

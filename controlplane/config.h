@@ -22,6 +22,7 @@
 #include "controlplane/health_config.h"
 #include "controlplane/interface_config.h"
 #include "controlplane/policy_config.h"
+#include "controlplane/session_config.h"
 #include "src/address.h"
 #include "src/size_limits.h"
 #include "src/tables.h"
@@ -41,10 +42,6 @@ struct BackendConfig {
   bool operator==(const BackendConfig&) const = default;
 };
 
-// What ties packets to a backend: nothing but the lookup table, for every packet anew; or the flow table, which
-// keeps a connection's packets with its backend whatever changes.
-enum class Affinity : uint8_t { none, connection };
-
 // Two services may share a VIP and protocol with different ports; one of them may have any port, and gets
 // what the others do not take.
 struct ServiceConfig {
@@ -54,6 +51,7 @@ struct ServiceConfig {
   uint8_t protocol = 0;  // wire::kProtoTcp, wire::kProtoUdp
   Forward forward = Forward::none;
   Affinity affinity = Affinity::connection;
+  SessionConfig session;
   // false: no packet reaches it, its VIP is passed on like any other address. Its flows stay in the flow
   // tables until they are idle for too long, and go on if it is enabled before; its checks go on too.
   bool enabled = true;
@@ -61,7 +59,7 @@ struct ServiceConfig {
   bool initially_up = false;  // `initially = "up" | "down"`: what a backend counts as before its first check
   uint32_t idle_syn_s = limits::kIdleSynDefault;  // `idle_timeout = { syn = "30s", established = "15m",
   uint32_t idle_established_s = limits::kIdleEstablishedDefault;  //         closing = "60s", udp = "60s" }`
-  uint32_t idle_closing_s = limits::kIdleClosingDefault;
+  uint32_t idle_closing_s = limits::kIdleClosingDefault;  // (and `session`: session_config.h)
   uint32_t idle_udp_s = limits::kIdleUdpDefault;
   HealthConfig health;
   PolicyConfig policy;  // what becomes of it when backends fail

@@ -82,7 +82,8 @@ PolicyTables read_policy(TableReader& service, PolicyConfig& policy) {
   set_if(policy.min_healthy, read_amount(service, "min_healthy", limits::kBackendsPerServiceMax));
   set_if(policy.on_failure, service.choice<OnFailure>("on_failure", {{"rehash", OnFailure::rehash},
                                                                      {"keep", OnFailure::keep},
-                                                                     {"reset", OnFailure::reset}}));
+                                                                     {"reset", OnFailure::reset},
+                                                                     {"return", OnFailure::comes_back}}));
   set_if(policy.slow_start, service.duration("slow_start", Milliseconds(limits::kSlowStartMinMs),
                                              Milliseconds(limits::kSlowStartMaxMs)));
   PolicyTables tables;
@@ -119,6 +120,11 @@ void check_policy(const TableReader& service, const ServiceConfig& config) {
   if (config.affinity == Affinity::none && policy.on_failure != OnFailure::rehash)
     service.sink().error(service.where("on_failure"),
                          "without affinity there are no flows to keep or to reset: 'on_failure' is \"rehash\"");
+  if (!has_sessions(config.affinity) && policy.on_failure == OnFailure::comes_back) {
+    service.sink().error(service.where("on_failure"),
+                         "only sessions come back: 'on_failure' is \"return\" without them",
+                         "affinity = \"client\", or on_failure = \"rehash\"");
+  }
   if (config.health.type != HealthConfig::Type::none) return;
   for (const char* key : {"min_healthy", "flap"}) {
     if (!service.has(key)) continue;

@@ -6,11 +6,6 @@
 #include <tuple>
 
 namespace sluice {
-namespace {
-
-using Need = TableReader::Need;
-
-using FileUses = ConfigReader::Uses;
 
 bool is_name(std::string_view text) {
   return !text.empty() && text.size() < limits::kNameBytes &&
@@ -19,6 +14,19 @@ bool is_name(std::string_view text) {
                   c == '_' || c == '-';
          });
 }
+
+void read_seconds(TableReader& reader, std::string_view key, uint32_t& seconds, uint32_t max_s) {
+  const auto duration = reader.duration(key, std::chrono::seconds(1), std::chrono::seconds(max_s));
+  if (!duration) return;
+  if (duration->count() % 1000 != 0) reader.reject(key, "whole seconds");
+  seconds = static_cast<uint32_t>(duration->count() / 1000);
+}
+
+namespace {
+
+using Need = TableReader::Need;
+
+using FileUses = ConfigReader::Uses;
 
 // "service 'web'", or "this service" while it has no proper name.
 std::string describe(std::string_view kind, const toml::table& table) {
@@ -53,16 +61,15 @@ std::optional<IpAddress> read_unicast(TableReader& table, std::string_view key) 
 void read_idle_timeout(TableReader& service, const toml::table* table, ServiceConfig& config) {
   if (table == nullptr) return;
   TableReader reader(*table, "idle_timeout of " + service.what(), service.sink(), &service);
-  const auto read = [&](std::string_view key, uint32_t& seconds, uint32_t max_s) {
-    const auto timeout = reader.duration(key, std::chrono::seconds(1), std::chrono::seconds(max_s));
-    if (!timeout) return;
-    if (timeout->count() % 1000 != 0) reader.reject(key, "whole seconds");
-    seconds = static_cast<uint32_t>(timeout->count() / 1000);
-  };
-  read("syn", config.idle_syn_s, limits::kIdleTimeoutShortMax);
-  read("established", config.idle_established_s, limits::kIdleTimeoutMax);
-  read("closing", config.idle_closing_s, limits::kIdleTimeoutShortMax);
-  read("udp", config.idle_udp_s, limits::kIdleTimeoutShortMax);
+  read_seconds(reader, "syn", config.idle_syn_s, limits::kIdleTimeoutShortMax);
+  read_seconds(reader, "established", config.idle_established_s, limits::kIdleTimeoutMax);
+  read_seconds(reader, "closing", config.idle_closing_s, limits::kIdleTimeoutShortMax);
+  read_seconds(reader, "udp", config.idle_udp_s, limits::kIdleTimeoutShortMax);
+  read_seconds(reader, "session", config.session.idle_s, limits::kSessionTimeMax);
+  if (reader.has("session") && !has_sessions(config.affinity)) {
+    reader.sink().warning(reader.where("session"),
+                          "'session' has no effect without affinity = \"client\", \"prefix\" or \"key\"");
+  }
   reader.finish();
 }
 
@@ -170,8 +177,6 @@ void read_options(TableReader& reader, ServiceConfig& config) {
   set_if(config.forward,
          reader.choice<Forward>("forward", {{"l2dsr", Forward::l2dsr}, {"ipip", Forward::ipip}},
                                 Need::required));
-  set_if(config.affinity, reader.choice<Affinity>("affinity", {{"none", Affinity::none},
-                                                               {"connection", Affinity::connection}}));
   set_if(config.enabled, reader.boolean("enabled"));
   set_if(config.initially_up, reader.choice<bool>("initially", {{"up", true}, {"down", false}}));
   if (const auto slots = reader.integer("table_size", INT64_MIN, INT64_MAX)) {
@@ -196,6 +201,7 @@ ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const
   const toml::table* idle_timeout = reader.table("idle_timeout");
   const toml::table* sorry = reader.table("sorry");
   const PolicyTables policy = read_policy(reader, config.policy);
+  const SessionTables session = read_session(reader, config);
   const auto backends = reader.tables("backend", "[[service.backend]]");
   if (health != nullptr) {
     read_health(reader, *health, port_is_known, config);
@@ -204,11 +210,14 @@ ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const
   }
   read_idle_timeout(reader, idle_timeout, config);
   read_policy_tables(reader, policy, config.policy);
+  read_session_tables(reader, session, config.session);
+  check_session(reader, idle_timeout != nullptr && idle_timeout->contains("session"), config);
   BackendUses uses_inside;
   if (backends) {
     read_backends(reader, *backends, uses_inside, config);
     check_backends(reader, config);
     check_policy(reader, config);
+    check_group(reader, config, uses.groups);
   }
   read_sorry(reader, sorry, uses_inside, config);
   if (backends && health != nullptr) check_source(reader, *health, config);

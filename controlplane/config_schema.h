@@ -52,6 +52,7 @@ class ConfigReader {
     FirstUse<OverrideKey> overrides;
     FirstUse<std::string> names;
     FirstUse<std::tuple<IpAddress, uint16_t, uint8_t>> vips;
+    std::map<std::string, ServiceConfig> groups;  // the first service of each
   };
 
  private:
@@ -86,6 +87,24 @@ PolicyTables read_policy(TableReader& service, PolicyConfig& policy);
 void read_policy_tables(TableReader& service, const PolicyTables& tables, PolicyConfig& policy);
 // What must hold between these and the backends, which are all there.
 void check_policy(const TableReader& service, const ServiceConfig& config);
+
+// The same with what ties packets to a backend.
+struct SessionTables {
+  const toml::table* prefix = nullptr;
+  const toml::table* key = nullptr;
+};
+SessionTables read_session(TableReader& service, ServiceConfig& config);
+void read_session_tables(TableReader& service, const SessionTables& tables, SessionConfig& session);
+// What must hold between these and the service's other timeouts; `sets_idle`: idle_timeout.session is given.
+// Fills in what follows from them.
+void check_session(const TableReader& service, bool sets_idle, ServiceConfig& config);
+// And between the services of a group; `firsts` has the first of each.
+void check_group(const TableReader& service, const ServiceConfig& config,
+                 std::map<std::string, ServiceConfig>& firsts);
+
+bool is_name(std::string_view text);
+// Whole seconds, from 1 to max_s.
+void read_seconds(TableReader& reader, std::string_view key, uint32_t& seconds, uint32_t max_s);
 
 // A value that is absent or faulty leaves the default.
 template <typename Field, typename Value>

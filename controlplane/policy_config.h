@@ -40,8 +40,9 @@ struct FlapConfig {
 };
 
 // What happens to the flows of a backend that fails: they are selected afresh; they stay with it; or their
-// clients are told by a TCP reset (other protocols: selected afresh).
-enum class OnFailure : uint8_t { rehash, keep, reset };
+// clients are told by a TCP reset (other protocols: selected afresh). Its sessions go to another backend and
+// stay there; they wait for it; or, with `comes_back` (written "return"), are only lent to another.
+enum class OnFailure : uint8_t { rehash, keep, reset, comes_back };
 
 struct PolicyConfig {
   Amount min_healthy;  // of the backends that are ready; not set: no panic

@@ -91,7 +91,9 @@ bool Publisher::adopt_parts(const Generation& generation) {
 bool Publisher::adopt_service(const ServiceRecord& service) {
   if (service.lookup != 0 && !memory_.take(service.lookup, service.lookup_slots * sizeof(uint16_t)))
     return false;
-  return service.members == 0 || memory_.take(service.members, service.members_count * sizeof(BackendId));
+  if (service.members != 0 && !memory_.take(service.members, service.members_count * sizeof(BackendId)))
+    return false;
+  return service.twins == 0 || memory_.take(service.twins, service.twins_count * sizeof(Twin));
 }
 
 // ---- Staging ----------------------------------------------------------------------------------------------
@@ -208,6 +210,14 @@ void Publisher::set_members(ServiceId id, std::span<const BackendId> members) {
   service.members = members.empty() ? 0 : allocate(members.size_bytes());
   service.members_count = service.members != 0 ? static_cast<uint32_t>(members.size()) : 0;
   if (service.members != 0) std::memcpy(at<std::byte>(service.members), members.data(), members.size_bytes());
+}
+
+void Publisher::set_twins(ServiceId id, std::span<const Twin> twins) {
+  ServiceRecord& service = edit_service(id);
+  replace({service.twins, service.twins_count * sizeof(Twin)});
+  service.twins = twins.empty() ? 0 : allocate(twins.size_bytes());
+  service.twins_count = service.twins != 0 ? static_cast<uint32_t>(twins.size()) : 0;
+  if (service.twins != 0) std::memcpy(at<std::byte>(service.twins), twins.data(), twins.size_bytes());
 }
 
 void Publisher::set_vips(std::span<const Vip> vips) {

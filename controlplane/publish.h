@@ -68,10 +68,11 @@ class Publisher {
   // Its secret and counts may be changed; the rest is the publisher's.
   Generation& generation();
   // New contents for a service's parts; what they replace is retired. Only these write the record's lookup,
-  // lookup_slots, lookup_checksum, members and members_count. Both sets are empty when nobody takes new
-  // flows.
+  // lookup_slots, lookup_checksum, members and members_count, twins and twins_count. The first two are empty
+  // when nobody takes new flows.
   void set_lookup(ServiceId id, std::span<const uint16_t> positions, uint64_t checksum);
   void set_members(ServiceId id, std::span<const BackendId> members);
+  void set_twins(ServiceId id, std::span<const Twin> twins);
   struct Vip {
     IpAddress vip;
     uint16_t port;  // host order

@@ -7,6 +7,7 @@
 
 #include "controlplane/totals.h"
 #include "src/checksum.h"
+#include "src/session_key.h"
 #include "src/wire.h"
 
 namespace sluice {
@@ -42,6 +43,37 @@ void write_outer(uint8_t* at, const IpAddress& source, const IpAddress& destinat
   std::memcpy(at, &header, sizeof header);
 }
 
+void write_session(ServiceRecord& record, const ServiceConfig& config) {
+  const SessionConfig& session = config.session;
+  const bool by_key = config.affinity == Affinity::key;
+  const bool is_on = has_sessions(config.affinity);
+  if (is_on) record.flags |= ServiceRecord::kSessions;
+  if (by_key) record.flags |= ServiceRecord::kByKey;
+  // A group and a service of the same name are two things.
+  record.session_salt = !is_on                  ? 0
+                        : session.group.empty() ? session_salt("service " + config.name)
+                                                : session_salt("group " + session.group);
+  record.session_idle_s = is_on ? session.idle_s : 0;
+  record.session_life_s = is_on ? session.life_s : 0;
+  record.key_offset = by_key ? session.key_offset : 0;
+  record.key_bytes = by_key ? session.key_bytes : 0;
+  const bool by_prefix = config.affinity == Affinity::prefix;
+  record.client_bits[0] = !is_on || by_key ? 0 : by_prefix ? session.prefix_v4 : 32;
+  record.client_bits[1] = !is_on || by_key ? 0 : by_prefix ? session.prefix_v6 : 128;
+  switch (config.policy.on_failure) {
+    case OnFailure::rehash:
+    case OnFailure::reset:
+      record.on_failure = SessionFailure::rehash;
+      break;
+    case OnFailure::keep:
+      record.on_failure = SessionFailure::keep;
+      break;
+    case OnFailure::comes_back:
+      record.on_failure = SessionFailure::comes_back;
+      break;
+  }
+}
+
 template <typename Cold, typename Id>
 void set_base(Cold& cold, Id id, const StatsSegment* stats) {
   if (stats == nullptr) return;
@@ -62,6 +94,7 @@ BackendRecord backend_record(const Service& service, const Backend& backend) {
   if (hop.resolved) record.flags |= BackendRecord::kResolved;
   if (service.takes_new(backend)) record.flags |= BackendRecord::kTakesNew;
   if (!service.counts_as_up(backend)) record.flags |= BackendRecord::kFailed;
+  if (backend.config.sorry) record.flags |= BackendRecord::kSorry;
   if (service.config.forward == Forward::ipip) {
     record.outer_bytes = address.is_v4() ? sizeof(wire::Ipv4) : sizeof(wire::Ipv6);
   }
@@ -117,6 +150,7 @@ ServiceRecord service_record(const Service& service, const ServiceRecord& publis
   if (config.enabled) record.flags |= ServiceRecord::kServed;
   if (config.affinity == Affinity::none) record.flags |= ServiceRecord::kStateless;
   if (config.policy.on_failure == OnFailure::reset) record.flags |= ServiceRecord::kResets;
+  write_session(record, config);
   record.idle_s[ServiceRecord::kSyn] = config.idle_syn_s;
   record.idle_s[ServiceRecord::kEstablished] = config.idle_established_s;
   record.idle_s[ServiceRecord::kClosing] = config.idle_closing_s;

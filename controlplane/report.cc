@@ -141,7 +141,19 @@ const char* text(Forward forward) {
 }
 
 const char* text(Affinity affinity) {
-  return affinity == Affinity::none ? "none" : "connection";
+  switch (affinity) {
+    case Affinity::none:
+      return "none";
+    case Affinity::connection:
+      return "connection";
+    case Affinity::client:
+      return "client";
+    case Affinity::prefix:
+      return "prefix";
+    case Affinity::key:
+      return "key";
+  }
+  return "?";
 }
 
 const char* protocol_text(uint8_t protocol) {

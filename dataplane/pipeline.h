@@ -35,8 +35,8 @@ class Pipeline {
   void process(Batch& batch, const TablesView& tables, uint32_t now_s);
   // Adds the batch to the counters: the only place that counts packets.
   void account(const Batch& batch);
-  // Ageing at the pace of one round of the flow table a second, and of the session table in sixteen; a bounded
-  // piece of them each time. True: it is behind that pace, and should be called again soon.
+  // Ageing at the pace of one round of the flow table a second, and of the session table in sixteen; a
+  // bounded piece of them each time. True: it is behind that pace, and should be called again soon.
   bool age(const TablesView& tables, uint32_t now_s, uint64_t tsc);
 
   Tracker& tracker() { return tracker_; }

@@ -12,9 +12,9 @@
 // further from home gives way: it is killed (value: 0 to kDead), or gives itself up. So a claim of which
 // somebody could not know never becomes live beside another.
 //
-// A slot is freed in steps (value: kDead; tag: dying; value: 0; tag: 0), so nobody claims it before it is clean:
-// a claim by its maker, a live one by whoever made its value kDead. The home's `away` counts a session elsewhere before that is claimed, and until
-// after it is freed: a lookup never stops short.
+// A slot is freed in steps (value: kDead; tag: dying; value: 0; tag: 0), so nobody claims it before it is
+// clean: a claim by its maker, a live one by whoever made its value kDead. The home's `away` counts a session
+// elsewhere before that is claimed, and until after it is freed: a lookup never stops short.
 //
 // Cost: a lookup touches one line, more where the home has sessions elsewhere (5 % of the homes of a table at
 // capacity); prefetch() early. An insert touches the same, and at most kReach lines to find no place.
@@ -58,8 +58,8 @@ class SessionTable {
   // The same with removing.
   bool remove(uint64_t hash, Found& found);
 
-  // Visits the live sessions of `count` lines from `first` on (going round): (SessionValue) -> bool. False: it
-  // is removed, unless it changed in that moment; `removed(SessionValue)` is then told.
+  // Visits the live sessions of `count` lines from `first` on (going round): (SessionValue) -> bool. False:
+  // it is removed, unless it changed in that moment; `removed(SessionValue)` is then told.
   template <typename Visit, typename Removed>
   void sweep(uint64_t first, uint64_t count, Visit&& visit, Removed&& removed);
 
@@ -87,8 +87,7 @@ class SessionTable {
     return home.away.load(std::memory_order_seq_cst) >> kReachShift;
   }
   static uint16_t tag_high_of(uint64_t hash) { return static_cast<uint16_t>(hash >> 32); }
-  static Found look(SessionLine& line, uint32_t slot, uint32_t tag_low, uint32_t tag_high,
-                    uint32_t distance);
+  static Found look(SessionLine& line, uint32_t slot, uint32_t tag_low, uint32_t tag_high, uint32_t distance);
   static void raise_away(SessionLine& home, uint32_t distance);
   static void lower_away(SessionLine& home);
   void free(SessionLine& home, const Slot& slot);
@@ -126,12 +125,13 @@ inline SessionTable::Found SessionTable::find(uint64_t hash) const {
     if (const Found found = look(line, slot, tag_low, tag_high, 0)) return found;
   }
   const uint32_t reach = reach_of(line);
-  for (uint32_t distance = 1; distance <= reach; distance++) [[unlikely]] {
-    SessionLine& next = line_at(home, distance);
-    for (uint32_t slot = 0; slot < kLineSessions; slot++) {
-      if (const Found found = look(next, slot, tag_low, tag_high, distance)) return found;
+  for (uint32_t distance = 1; distance <= reach; distance++)
+    [[unlikely]] {
+      SessionLine& next = line_at(home, distance);
+      for (uint32_t slot = 0; slot < kLineSessions; slot++) {
+        if (const Found found = look(next, slot, tag_low, tag_high, distance)) return found;
+      }
     }
-  }
   return {};
 }
 
@@ -169,8 +169,7 @@ void SessionTable::recover(Visit&& visit) {
       }
       const SessionValue session = unpack(value);
       if (session.distance != 0) {
-        const uint64_t home =
-            at >= session.distance ? at - session.distance : at + count_ - session.distance;
+        const uint64_t home = at >= session.distance ? at - session.distance : at + count_ - session.distance;
         raise_away(lines_[home], session.distance);
       }
       visit(session);

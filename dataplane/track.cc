@@ -137,7 +137,8 @@ void Tracker::count_new(const Packet& packet) {
   // Its timeout may be a shorter one now.
   if (found.next != found.state) flows_.expect(place, now_s, idle_timeout_s(service, found.next));
   if ((service.flags & ServiceRecord::kSessions) != 0 &&
-      now_s / refresh_s(service.session_idle_s) != (now_s - place.idle_s(now_s)) / refresh_s(service.session_idle_s))
+      now_s / refresh_s(service.session_idle_s) !=
+          (now_s - place.idle_s(now_s)) / refresh_s(service.session_idle_s))
     refresh_session(packet, tables, now_s);
   place.touch(found.next, now_s);
 }
@@ -190,8 +191,8 @@ bool Tracker::reset(Packet& packet, FlowTable::Place place, const TablesView& ta
 
 // A new flow. `at_home`: only if its home bucket has a place; false: it has none, nothing was done.
 template <bool at_home>
-[[gnu::always_inline]] inline bool Tracker::create(Packet& packet, uint64_t session,
-                                                   const TablesView& tables, uint32_t now_s, Sums& sums) {
+[[gnu::always_inline]] inline bool Tracker::create(Packet& packet, uint64_t session, const TablesView& tables,
+                                                   uint32_t now_s, Sums& sums) {
   if (!choose(packet, session, tables, now_s)) [[unlikely]]
     return true;
   const FlowState first = first_state(packet);
@@ -265,7 +266,7 @@ struct Tracker::Steady {
     timeout_units =
         static_cast<uint16_t>(state == FlowState::long_lived ? timeout_s >> kLongShift : timeout_s);
     const uint32_t refresh_mask = refresh_s(record.session_idle_s) - 1;
-    same_time_mask = static_cast<uint16_t>(!has_sessions                      ? kTimeMask
+    same_time_mask = static_cast<uint16_t>(!has_sessions                    ? kTimeMask
                                            : state == FlowState::long_lived ? refresh_mask >> kLongShift
                                                                             : refresh_mask);
   }

@@ -15,8 +15,9 @@
 //
 // A service with sessions: a new flow goes to its session's backend (session_table.h), found by the client's
 // address or by a key in the payload; the session's first choice is the lookup table's, by the same hash.
-// Sessions of flows that go on are refreshed once in refresh_s. Of a service with keys, the flow itself is what
-// the key says, whatever addresses it comes from; packets too short for a key are tracked as connections are.
+// Sessions of flows that go on are refreshed once in refresh_s. Of a service with keys, the flow itself is
+// what the key says, whatever addresses it comes from; packets too short for a key are tracked as connections
+// are.
 //
 // Two passes over a batch. First the packets whose flow is in its home bucket, which nearly all are; nothing
 // moves in the table meanwhile. Then, in order, what that left open: by now the lines that it needs are under
@@ -105,7 +106,7 @@ class Tracker {
   SessionTable& sessions_;
   WorkerStats& stats_;
   uint64_t sessions_swept_ = 0;  // the line to go on with
-  bool many_unknown_ = false;  // of the last batch's packets; only how to look depends on it
+  bool many_unknown_ = false;    // of the last batch's packets; only how to look depends on it
 };
 
 }  // namespace sluice

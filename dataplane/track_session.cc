@@ -33,8 +33,7 @@ uint64_t Tracker::session_of(const Packet& packet, const TablesView& tables) con
 // Makes the flow what the key in the payload says. False: the payload ends before it.
 bool Tracker::take_key(Packet& packet, const TablesView& tables) {
   const ServiceRecord& service = tables.service(packet.service);
-  const uint32_t ip_header_bytes =
-      packet.family == Family::v4 ? sizeof(wire::Ipv4) : sizeof(wire::Ipv6);
+  const uint32_t ip_header_bytes = packet.family == Family::v4 ? sizeof(wire::Ipv4) : sizeof(wire::Ipv6);
   const uint32_t at = ip_header_bytes + sizeof(wire::Udp) + service.key_offset;
   const uint32_t end = at + service.key_bytes;
   packet.is_keyed = end <= packet.ip_bytes && sizeof(wire::Ethernet) + end <= packet.contiguous_bytes &&
@@ -60,7 +59,8 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
   if ((backend.flags & BackendRecord::kConfigured) == 0 || backend.service != packet.service) return false;
 
   const bool is_alive = (backend.flags & BackendRecord::kAlive) != 0;
-  const bool has_failed = (backend.flags & BackendRecord::kFailed) != 0;
+  const bool has_failed =
+      (backend.flags & (BackendRecord::kFailed | BackendRecord::kResolved)) != BackendRecord::kResolved;
   const bool is_pinned = value.kind != SessionKind::learnt;
   if ((backend.flags & BackendRecord::kMigrates) != 0 && !is_pinned) return false;
   const bool waits = service.on_failure == SessionFailure::keep && is_alive;
@@ -71,7 +71,7 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
     return false;
   } else {
     // It comes back when the backend is well.
-    if (!select(packet, session, tables)) return true;
+    if (!select(packet, next_choice(session), tables)) return true;
   }
   if (!is_pinned && value.last_s != (now_s & kSessionTimeMask)) {
     SessionValue touched = value;
@@ -88,7 +88,8 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
   for (int attempt = 0; attempt < 4; attempt++) {
     if (found && follow_session(packet, found, session, tables, now_s))
       return packet.verdict == Verdict::forward;
-    if (!select(packet, session, tables)) return false;
+    const bool is_over_now = found && is_over(found.session(), tables.service(packet.service), now_s);
+    if (!select(packet, found && !is_over_now ? next_choice(session) : session, tables)) return false;
     // Nobody is tied to who only says sorry.
     if ((packet.record->flags & BackendRecord::kSorry) != 0) return true;
     const SessionValue fresh{packet.backend, SessionKind::learnt, 0, now_s, now_s >> kCreatedShift};
@@ -109,9 +110,8 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
     }
     const SessionValue before = found.session();
     if (SessionTable::change(found, fresh)) {
-      const bool was_over = is_over(before, tables.service(packet.service), now_s);
-      (was_over ? stats_.sessions.ended : stats_.sessions.moved).add(1);
-      if (was_over) stats_.sessions.made.add(1);
+      (is_over_now ? stats_.sessions.ended : stats_.sessions.moved).add(1);
+      if (is_over_now) stats_.sessions.made.add(1);
       stats_.sessions_active[index(before.backend)].subtract(1);
       stats_.sessions_active[index(packet.backend)].add(1);
       return true;
@@ -122,7 +122,8 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
 }
 
 // A connection goes on: its session must not end meanwhile.
-[[gnu::noinline]] void Tracker::refresh_session(const Packet& packet, const TablesView& tables, uint32_t now_s) {
+[[gnu::noinline]] void Tracker::refresh_session(const Packet& packet, const TablesView& tables,
+                                                uint32_t now_s) {
   const uint64_t session = session_of(packet, tables);
   if (session == kNoSession) return;
   SessionTable::Found found = sessions_.find(session);

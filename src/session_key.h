@@ -1,6 +1,6 @@
 // What a session is named by: its client's address, or bytes of the packet, together with its service or
-// group. The hash of that is all that is kept of it, and chooses its first backend: it depends on the key, the
-// names in the configuration and the secret alone, so every balancer of a cluster chooses alike.
+// group. The hash of that is all that is kept of it, and chooses its first backend: it depends on the key,
+// the names in the configuration and the secret alone, so every balancer of a cluster chooses alike.
 #pragma once
 
 #include <array>
@@ -27,6 +27,13 @@ static_assert(sizeof(SessionKey) == 32);
 
 inline uint64_t session_hash(const SessionKey& key, const HashSecret& secret) {
   return XXH3_64bits_withSecret(&key, sizeof key, secret.bytes.data(), secret.bytes.size());
+}
+
+// Where a session goes whose backend is down. Not by the hash that chose that one: where its slots went in
+// the new table is no fair sample of the weights of the others (Maglev gives those slots to the heavy ones
+// first).
+constexpr uint64_t next_choice(uint64_t hash) {
+  return (hash ^ hash >> 29) * 0xbf58476d1ce4e5b9ULL;  // SplitMix64's
 }
 
 // ServiceRecord::session_salt of this group, or of a service without one.

@@ -1,23 +1,24 @@
-// The session table as it lies in memory, in the `flows` segment: which backend a client, or a key, is tied to
-// beyond its connections. And how to look into it from outside.
+// The session table as it lies in memory, in the `flows` segment: which backend a client, or a key, is tied
+// to beyond its connections. And how to look into it from outside.
 //
-// Writers: the workers of sluice-dataplane, all of them (dataplane/session_table.h). Readers: they, and sluiced
-// read-only, for `sluice session`.
+// Writers: the workers of sluice-dataplane, all of them (dataplane/session_table.h). Readers: they, and
+// sluiced read-only, for `sluice session`.
 //
 // An array of lines of four sessions each, two a line at the advertised capacity: 32 bytes a session. A
-// session lives in its home line, which the high half of its hash scales to, or, where that was full, in one of
-// the next kReach - 1; it never moves. Its home counts those that live elsewhere, and how far the farthest
+// session lives in its home line, which the high half of its hash scales to, or, where that was full, in one
+// of the next kReach - 1; it never moves. Its home counts those that live elsewhere, and how far the farthest
 // does, so a lookup touches one line unless there are some. Place and entry together give the whole 64-bit
 // hash back.
 //
-// An entry is live exactly when its `value` says so. That one word also says everything that changes, so every
-// change is one compare-and-swap, and a process killed at any instant leaves whole sessions. Words of a value:
+// An entry is live exactly when its `value` says so. That one word also says everything that changes, so
+// every change is one compare-and-swap, and a process killed at any instant leaves whole sessions. Words of a
+// value:
 //   0            with tag 0: free; with another tag: claimed, not live yet
 //   kDead        being freed
 //   bit 0 set    live: kind, backend, distance from home, times
 //
-// Time: `last_s` counts seconds of CLOCK_MONOTONIC modulo 2^22 (48 days), `created` units of 64 seconds modulo
-// 2^15 (24 days); limits::kSessionTimeMax is 20 days, so either tells past from future.
+// Time: `last_s` counts seconds of CLOCK_MONOTONIC modulo 2^22 (48 days), `created` units of 64 seconds
+// modulo 2^15 (24 days); limits::kSessionTimeMax is 20 days, so either tells past from future.
 #pragma once
 
 #include <atomic>
@@ -34,7 +35,8 @@ struct alignas(64) SessionLine {
   std::atomic<uint64_t> value[kLineSessions];
   std::atomic<uint32_t> tag_low[kLineSessions];   // hash bits 0..31; 0: free, 1: being freed
   std::atomic<uint16_t> tag_high[kLineSessions];  // bits 32..47: what the home line leaves open
-  std::atomic<uint32_t> away;  // bits 0..23: sessions of this home in other lines; 24..31: the farthest's distance
+  std::atomic<uint32_t>
+      away;  // bits 0..23: sessions of this home in other lines; 24..31: the farthest's distance
   uint32_t reserved;
 };
 static_assert(sizeof(SessionLine) == 64 && std::atomic<uint64_t>::is_always_lock_free);
@@ -87,8 +89,8 @@ constexpr bool is_past(uint32_t until_s, uint32_t now_s) {
   return since_s(until_s, now_s) < 1u << 21;
 }
 
-// Live connections refresh their session once in so many seconds (a power of two), and a session rests so much
-// longer than was asked for: it must not end under them.
+// Live connections refresh their session once in so many seconds (a power of two), and a session rests so
+// much longer than was asked for: it must not end under them.
 constexpr uint32_t refresh_s(uint32_t session_idle_s) {
   uint32_t seconds = 128;
   while (seconds > 1 && seconds > session_idle_s / 8)

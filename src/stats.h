@@ -106,8 +106,8 @@ struct alignas(64) WorkerStats {
   alignas(64) SessionCounters sessions;
   ServiceCounters services[limits::kServicesMax];  // by ServiceId
   BackendCounters backends[limits::kBackendsMax];  // by BackendId
-  // By BackendId: SYNs that came again for a flow that has seen nothing but SYNs. A backend that does not answer
-  // makes these. Apart from BackendCounters, whose line each packet touches.
+  // By BackendId: SYNs that came again for a flow that has seen nothing but SYNs. A backend that does not
+  // answer makes these. Apart from BackendCounters, whose line each packet touches.
   Counter syns_repeated[limits::kBackendsMax];
   // By BackendId, gauges: sessions that name it, as SessionCounters::active.
   Counter sessions_active[limits::kBackendsMax];
@@ -164,16 +164,29 @@ struct StatsSegment {
   WorkerStats workers[limits::kWorkersMax];
 };
 
-inline constexpr SegmentKind kStatsSegment = {
-    "stats", "sluice-dataplane", 0x2073746174536c53ULL,  // "SlStats "
-    layout_hash({sizeof(StatsHeader), offsetof(StatsHeader, starts), offsetof(StatsHeader, ports),
-                 offsetof(StatsHeader, sessions_max), offsetof(StatsHeader, flows_page_bytes), sizeof(PortInfo), offsetof(PortInfo, mac),
-                 offsetof(StatsHeader, port_counters), sizeof(WorkerStats), offsetof(WorkerStats, sequence),
-                 offsetof(WorkerStats, packets), offsetof(WorkerStats, flows),
-                 offsetof(WorkerStats, services), offsetof(WorkerStats, backends),
-                 offsetof(WorkerStats, syns_repeated), offsetof(WorkerStats, sessions),
-                 offsetof(WorkerStats, sessions_active), sizeof(ServiceCounters),
-                 sizeof(BackendCounters), kReasonCount, sizeof(FlowCounters)})};
+inline constexpr SegmentKind kStatsSegment = {"stats", "sluice-dataplane",
+                                              0x2073746174536c53ULL,  // "SlStats "
+                                              layout_hash({sizeof(StatsHeader),
+                                                           offsetof(StatsHeader, starts),
+                                                           offsetof(StatsHeader, ports),
+                                                           offsetof(StatsHeader, sessions_max),
+                                                           offsetof(StatsHeader, flows_page_bytes),
+                                                           sizeof(PortInfo),
+                                                           offsetof(PortInfo, mac),
+                                                           offsetof(StatsHeader, port_counters),
+                                                           sizeof(WorkerStats),
+                                                           offsetof(WorkerStats, sequence),
+                                                           offsetof(WorkerStats, packets),
+                                                           offsetof(WorkerStats, flows),
+                                                           offsetof(WorkerStats, services),
+                                                           offsetof(WorkerStats, backends),
+                                                           offsetof(WorkerStats, syns_repeated),
+                                                           offsetof(WorkerStats, sessions),
+                                                           offsetof(WorkerStats, sessions_active),
+                                                           sizeof(ServiceCounters),
+                                                           sizeof(BackendCounters),
+                                                           kReasonCount,
+                                                           sizeof(FlowCounters)})};
 
 // A copy of one worker's packet counters, of one instant. Only a worker killed or preempted in the middle of
 // an update leaves an odd sequence for long: then the copy is what there is, and not `whole` (the next start

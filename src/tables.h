@@ -95,10 +95,10 @@ struct alignas(64) ServiceRecord {
   uint32_t session_life_s;  // since it was made; 0: no limit
   uint16_t key_offset;      // kByKey: into the UDP payload
   uint8_t key_bytes;
-  uint8_t client_bits[2];      // else: how many bits of the client's address count, IPv4's and IPv6's
-  SessionFailure on_failure;   // of the session's backend
+  uint8_t client_bits[2];     // else: how many bits of the client's address count, IPv4's and IPv6's
+  SessionFailure on_failure;  // of the session's backend
   uint8_t reserved2[2];
-  Offset64 twins;         // Twin[twins_count], ordered by `other`; 0: its group has no other service
+  Offset64 twins;  // Twin[twins_count], ordered by `other`; 0: its group has no other service
   uint32_t twins_count;
   uint8_t reserved3[32];
 };
@@ -108,6 +108,8 @@ static_assert(sizeof(ServiceRecord) == 128 && offsetof(ServiceRecord, session_sa
 struct Twin {
   BackendId other;
   BackendId own;
+
+  bool operator==(const Twin&) const = default;
 };
 
 // Next hop and outer header of a backend in one line: what goes in front of a packet is copied from `header`,
@@ -375,13 +377,16 @@ class TablesView {
                                 : std::span(at<BackendId>(service.members), service.members_count);
   }
 
+  std::span<const Twin> twins(const ServiceRecord& service) const {
+    return service.twins == 0 ? std::span<const Twin>()
+                              : std::span(at<Twin>(service.twins), service.twins_count);
+  }
   // This service's backend of the same name as another service's, in its group; nullopt: it has none.
   std::optional<BackendId> twin(const ServiceRecord& service, BackendId other) const {
-    const Twin* const twins = at<Twin>(service.twins);
-    const Twin* const end = twins + (service.twins == 0 ? 0 : service.twins_count);
-    const Twin* const found =
-        std::lower_bound(twins, end, other, [](const Twin& twin, BackendId id) { return twin.other < id; });
-    return found == end || found->other != other ? std::nullopt : std::optional(found->own);
+    const std::span<const Twin> all = twins(service);
+    const auto found = std::lower_bound(all.begin(), all.end(), other,
+                                        [](const Twin& twin, BackendId id) { return twin.other < id; });
+    return found == all.end() || found->other != other ? std::nullopt : std::optional(found->own);
   }
 
   // The backend of a new flow with this hash. Only for a service with a lookup table.

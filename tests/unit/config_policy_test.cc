@@ -1,4 +1,5 @@
-// The keys that say what becomes of a service when backends fail: values, defaults, faults with their place.
+// The keys that say what becomes of a service when backends fail, and what ties packets to a backend: values,
+// defaults, faults with their place.
 #include <string>
 #include <vector>
 
@@ -98,10 +99,25 @@ TEST(ConfigPolicy, FaultsAreNamedWithTheirPlace) {
       {"quorum = { backends = 2, weight = 100 }", "needs one of 'backends' and 'weight'"},
       {"quorum = { backends = 2, hysteresys = 1 }", "unknown key 'hysteresys' in quorum of service 'web'"},
       {"on_failure = \"restart\"",
-       "f.toml:7:14: 'on_failure' is \"restart\"; it must be \"rehash\", \"keep\" or \"reset\""},
-      {"affinity = \"cookie\"", "f.toml:7:12: 'affinity' is \"cookie\"; it must be \"none\" or \"connection\""},
+       "f.toml:7:14: 'on_failure' is \"restart\"; it must be \"rehash\", \"keep\", "
+       "\"reset\" or \"return\""},
+      {"affinity = \"cookie\"",
+       "f.toml:7:12: 'affinity' is \"cookie\"; it must be \"none\", \"connection\", "
+       "\"client\", \"prefix\" or \"key\""},
       {"affinity = \"none\"\non_failure = \"keep\"",
        "f.toml:8:14: without affinity there are no flows to keep or to reset: 'on_failure' is \"rehash\""},
+      {"on_failure = \"return\"",
+       "f.toml:7:14: only sessions come back: 'on_failure' is \"return\" without them"},
+      {"affinity = \"key\"\nkey = { offset = 0, bytes = 8 }",
+       "f.toml:7:12: affinity \"key\" is for UDP: the first packet of a TCP connection carries no bytes"},
+      {"affinity = \"client\"\ngroup = \"a b\"",
+       "f.toml:8:9: 'group' is \"a b\"; it must be 1 to 63 letters"},
+      {"affinity = \"client\"\nmax_lifetime = \"30d\"", "it must be from 1s to 20d"},
+      {"affinity = \"client\"\nmax_lifetime = \"1500ms\"", "it must be whole seconds"},
+      {"affinity = \"client\"\nidle_timeout = { session = \"5m\" }",
+       "f.toml:8:16: sessions end after 300 s, but a connection may rest for 900 s"},
+      {"affinity = \"prefix\"\nprefix = { v4 = 33 }", "'v4' is 33; it must be from 1 to 32"},
+      {"affinity = \"prefix\"\nprefix = { v5 = 33 }", "unknown key 'v5' in prefix of service 'web'"},
       {"flap = { count = 1 }", "'count' is 1; it must be from 2 to 20"},
       {"flap = { hold = \"10m\", hold_max = \"1m\" }",
        "'hold_max' is \"1m\"; it must be at least 'hold', 600000ms"},
@@ -130,6 +146,79 @@ TEST(ConfigPolicy, WhatNeedsChecksIsAWarningWithoutThem) {
   ASSERT_EQ(result.warnings.size(), 2u) << all_texts(result.warnings);
   EXPECT_EQ(result.warnings[0].message, "'min_healthy' has no effect without health checks");
   EXPECT_EQ(result.warnings[1].message, "'flap' has no effect without health checks");
+}
+
+// Sessions: every key; and what only a UDP service can say.
+TEST(ConfigSession, ReadsEveryKey) {
+  const ServiceConfig web = service_of(
+      with_backends("affinity = \"prefix\"\nprefix = { v4 = 20, v6 = 48 }\ngroup = \"shop\"\n"
+                    "max_lifetime = \"24h\"\nidle_timeout = { session = \"2h\" }\non_failure = \"return\""));
+  EXPECT_EQ(web.affinity, Affinity::prefix);
+  EXPECT_EQ(web.session, (SessionConfig{7'200, 86'400, "shop", 20, 48, 0, 0}));
+  EXPECT_EQ(web.policy.on_failure, OnFailure::comes_back);
+  // Never shorter than a connection may rest.
+  EXPECT_EQ(service_of(with_backends("affinity = \"client\"")).session.idle_s, 3'600u);
+  EXPECT_EQ(service_of(with_backends("affinity = \"client\"\nidle_timeout = { established = \"3d\" }"))
+                .session.idle_s,
+            3 * 86'400u);
+}
+
+std::string keyed(const std::string& lines) {
+  std::string text = with_backends(lines);
+  text.replace(text.find("\"tcp\""), 5, "\"udp\"");
+  return text;
+}
+
+TEST(ConfigSession, Keys) {
+  const ServiceConfig game = service_of(keyed("affinity = \"key\"\nkey = { offset = 4, bytes = 16 }"));
+  EXPECT_EQ(game.session.key_offset, 4);
+  EXPECT_EQ(game.session.key_bytes, 16);
+  const std::pair<const char*, const char*> faults[] = {
+      {"affinity = \"key\"", "f.toml:7:12: affinity \"key\" needs to know where the key is"},
+      {"affinity = \"key\"\nkey = { offset = 1225, bytes = 8 }",
+       "f.toml:8:18: a key of 8 bytes at 1225 is past the end of a packet"},
+      {"affinity = \"key\"\nkey = { offset = 2000, bytes = 8 }",
+       "'offset' is 2000; it must be from 0 to 1231"},
+      {"affinity = \"key\"\nkey = { offset = 0, bytes = 17 }", "'bytes' is 17; it must be from 1 to 16"},
+      {"affinity = \"key\"\nkey = { bytes = 8 }", "key of service 'web' needs a key 'offset'"},
+  };
+  for (const auto& fault : faults) {
+    const ConfigResult result = parse_config(keyed(fault.first), "f.toml");
+    ASSERT_EQ(result.errors.size(), 1u) << fault.first << "\n" << all_texts(result.errors);
+    EXPECT_NE(result.errors[0].text().find(fault.second), std::string::npos) << result.errors[0].text();
+  }
+}
+
+// What does nothing where it stands is a warning, and so are backends that a group does not share.
+TEST(ConfigSession, Warnings) {
+  const ConfigResult useless = parse_config(
+      with_backends(
+          "group = \"shop\"\nmax_lifetime = \"1h\"\nprefix = { v4 = 8 }\nidle_timeout = { session = "
+          "\"1h\" }"),
+      "f.toml");
+  ASSERT_TRUE(useless.config) << all_texts(useless.errors);
+  EXPECT_EQ(useless.warnings.size(), 4u) << all_texts(useless.warnings);
+}
+
+TEST(ConfigSession, AGroupAgrees) {
+  const std::string one = with_backends("affinity = \"client\"\ngroup = \"shop\"");
+  const auto both = [&](const std::string& lines) {
+    std::string other = with_backends("group = \"shop\"\n" + lines);
+    other.replace(other.find("\"web\""), 5, "\"tls\"");
+    other.replace(other.find("port = 80"), 9, "port = 443");
+    return parse_config(one + other, "f.toml");
+  };
+  const ConfigResult same = both("affinity = \"client\"");
+  EXPECT_TRUE(same.config) << all_texts(same.errors);
+  EXPECT_TRUE(same.warnings.empty()) << all_texts(same.warnings);
+  const ConfigResult named = both("affinity = \"prefix\"");
+  ASSERT_EQ(named.errors.size(), 1u) << all_texts(named.errors);
+  EXPECT_NE(named.errors[0].text().find("'tls' and 'web' of group 'shop' name their sessions differently"),
+            std::string::npos)
+      << named.errors[0].text();
+  const ConfigResult timed = both("affinity = \"client\"\nmax_lifetime = \"1h\"");
+  ASSERT_EQ(timed.errors.size(), 1u) << all_texts(timed.errors);
+  EXPECT_NE(timed.errors[0].text().find("treat their sessions differently"), std::string::npos);
 }
 
 }  // namespace

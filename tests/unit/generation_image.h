@@ -26,6 +26,7 @@ inline std::vector<std::pair<Offset64, uint64_t>> parts_of(const TablesView& vie
       const ServiceRecord& service = view.service(ServiceId{page * kPageRecords + i});
       add(service.lookup, service.lookup_slots * sizeof(uint16_t));
       add(service.members, service.members_count * sizeof(BackendId));
+      add(service.twins, service.twins_count * sizeof(Twin));
     }
   }
   for (uint32_t page = 0; page < kBackendPages; page++) {

@@ -18,7 +18,8 @@ namespace {
 constexpr uint32_t kThreads = 4;
 constexpr uint64_t kLines = kSessionLinesMin;
 
-// Hashes whose homes are three neighbouring lines: more than those hold, so they meet, spill over and give way.
+// Hashes whose homes are three neighbouring lines: more than those hold, so they meet, spill over and give
+// way.
 std::vector<uint64_t> crowded_hashes(uint32_t count) {
   std::mt19937_64 random(7);
   std::vector<uint64_t> hashes;
@@ -35,16 +36,17 @@ BackendId backend_of(uint64_t hash) {
 
 struct alignas(64) Tally {
   std::vector<int64_t> made, removed;
-  uint64_t wrong = 0;    // found, and another's
+  uint64_t wrong = 0;  // found, and another's
   uint64_t no_place = 0;
 };
 
-// Proves: whatever four threads make, look up, change, remove and sweep at the same few lines at the same time,
-// each session is there exactly as often as it was made and not removed: once or not at all; and a lookup never
-// finds another's.
+// Proves: whatever four threads make, look up, change, remove and sweep at the same few lines at the same
+// time, each session is there exactly as often as it was made and not removed: once or not at all; and a
+// lookup never finds another's.
 TEST(SessionRace, none_is_lost_or_twice) {
   const char* const stress = std::getenv("SLUICE_STRESS_S");
-  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(stress != nullptr ? std::atoi(stress) : 0);
+  const auto until =
+      std::chrono::steady_clock::now() + std::chrono::seconds(stress != nullptr ? std::atoi(stress) : 0);
   std::vector<SessionLine> lines(kLines);
   SessionTable table(lines.data(), kLines);
   const std::vector<uint64_t> hashes = crowded_hashes(48);

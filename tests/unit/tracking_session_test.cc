@@ -1,0 +1,442 @@
+// Sessions: a client's connections go where its first one went, whatever changes around them. In
+// docs/affinity.md words.
+#include <algorithm>
+#include <random>
+#include <set>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "src/session_key.h"
+#include "tests/unit/tracking_fixture.h"
+
+namespace sluice {
+namespace {
+
+using test::Frame;
+using test::FrameSpec;
+using test::make_frame;
+using test::Tracking;
+
+class Sessions : public Tracking {
+ protected:
+  Sessions() {
+    use([](ServiceConfig& web) { web.affinity = Affinity::client; });
+  }
+
+  template <typename Edit>
+  void use(Edit&& edit) {
+    edit(config.services[0]);
+    apply();
+  }
+  static std::string client(uint32_t number) {
+    return "198.51." + std::to_string(number / 250) + "." + std::to_string(number % 250 + 1);
+  }
+  // A connection of its own, by its first packet.
+  std::string connect(const std::string& from, uint16_t port = 80) {
+    next_port_ = next_port_ == 65'000 ? 1'024 : static_cast<uint16_t>(next_port_ + 1);
+    return send({.source = from.c_str(),
+                 .source_port = next_port_,
+                 .destination_port = port,
+                 .tcp_flags = wire::kTcpSyn})
+        .backend;
+  }
+  std::map<std::string, std::string> connect_all(uint32_t clients) {
+    std::map<std::string, std::string> homes;
+    for (uint32_t i = 0; i < clients; i++)
+      homes[client(i)] = connect(client(i));
+    return homes;
+  }
+  void health(const std::string& name, Health health) {
+    for (Service& service : model.edit_all()) {
+      for (Backend& backend : service.backends) {
+        if (backend.config.name == name) backend.health = health;
+      }
+    }
+    publish();
+  }
+  void checked() {
+    use([](ServiceConfig& web) { web.health.type = HealthConfig::Type::tcp; });
+  }
+  Backend& backend(const std::string& service, const std::string& name) {
+    for (Service& found : model.edit_all()) {
+      for (Backend& candidate : found.backends) {
+        if (found.config.name == service && candidate.config.name == name) return candidate;
+      }
+    }
+    throw std::logic_error("no such backend");
+  }
+  SessionCounters& counters() { return stats.workers[0].sessions; }
+  uint64_t sessions_of(const std::string& service, const std::string& name) {
+    return stats.workers[0].sessions_active[index(model.find_backend(service, name)->id)].get();
+  }
+  // Every session in the table, by the name of its backend.
+  std::map<std::string, uint64_t> in_table() {
+    std::map<std::string, uint64_t> count;
+    each_session(session_lines.data(), kSessionLinesMin, 0, kSessionLinesMin, [&](const SessionSeen& seen) {
+      count[publisher.current().backend_cold(seen.session.backend).name]++;
+    });
+    return count;
+  }
+  void expect_gauges_true() {
+    uint64_t sum = 0;
+    for (const auto& [name, count] : in_table()) {
+      EXPECT_EQ(sessions_of("web", name), count) << name;
+      sum += count;
+    }
+    EXPECT_EQ(counters().active.get(), sum);
+  }
+  void sweep_all_sessions() {
+    pipeline.tracker().sweep_sessions(kSessionLinesMin, publisher.current(), now_s);
+  }
+
+  uint16_t next_port_ = 1'024;
+};
+
+// Proves: the first connection's backend is the lookup table's for the hash of the client alone, as any other
+// balancer with the same secret chooses; the later ones follow it.
+TEST_F(Sessions, the_first_choice_is_a_pure_hash_of_the_client) {
+  std::set<std::string> used;
+  const TablesView tables = publisher.current();
+  const ServiceRecord& service = tables.service(model.find_service("web")->id);
+  for (uint32_t i = 0; i < 200; i++) {
+    const uint64_t hash =
+        session_hash(client_key(*IpAddress::parse(client(i)), service), tables.generation().secret);
+    const std::string home = tables.backend_cold(tables.select(service, hash)).name;
+    for (int connection = 0; connection < 3; connection++)
+      EXPECT_EQ(connect(client(i)), home);
+    used.insert(home);
+  }
+  EXPECT_EQ(used.size(), 4u);
+  EXPECT_EQ(counters().made.get(), 200u);
+  expect_gauges_true();
+}
+
+// Proves: no change of others, and none of its own backend that leaves it alive, moves a client's new
+// connections; a backend's removal moves only its own.
+TEST_F(Sessions, nothing_but_its_backends_end_moves_a_session) {
+  auto homes = connect_all(300);
+  std::mt19937 random(3);
+  for (int change = 0; change < 60; change++) {
+    const std::string name = "b" + std::to_string(random() % 4 + 1);
+    switch (random() % 4) {
+      case 0:
+        backend("web", name).weight_override = random() % 3 == 0 ? 0 : 1 + random() % 500;
+        publish();
+        break;
+      case 1:
+        backend("web", name).admin = random() % 2 == 0 ? Admin::drain : Admin::ready;
+        publish();
+        break;
+      case 2:
+        if (config.services[0].backends.size() < 12) add_backend(config.services[0], 5 + change);
+        apply();
+        break;
+      default: {
+        auto& backends = config.services[0].backends;
+        if (backends.size() <= 4) break;
+        const std::string gone = backends.back().name;
+        backends.pop_back();
+        apply();
+        for (auto& [from, home] : homes) {
+          if (home == gone) home = connect(from);
+        }
+      }
+    }
+    for (uint32_t i = 0; i < 40; i++) {
+      const uint32_t of = random() % 400;
+      const std::string home = connect(client(of));
+      const auto known = homes.emplace(client(of), home);
+      ASSERT_EQ(home, known.first->second) << "client " << of << " after change " << change;
+    }
+  }
+  EXPECT_GT(homes.size(), 300u);
+  expect_gauges_true();
+}
+
+// Proves: services of a group share the decision, by name, although each has its own backends and weights;
+// another service with the same client does not.
+TEST_F(Sessions, services_of_a_group_share_the_decision) {
+  ServiceConfig tls = config.services[0];
+  tls.name = "tls";
+  tls.port = 443;
+  ServiceConfig other = config.services[0];
+  other.name = "other";
+  other.port = 8080;
+  config.services[0].session.group = tls.session.group = "shop";
+  config.services.push_back(tls);
+  config.services.push_back(other);
+  apply();
+  std::map<std::string, std::string> homes;
+  for (uint32_t i = 0; i < 200; i++)
+    homes[client(i)] = connect(client(i), i % 2 == 0 ? 80 : 443);
+  // New clients of each would go elsewhere now; those that have a session do not.
+  backend("tls", "b1").weight_override = 0;
+  backend("web", "b2").weight_override = 0;
+  publish();
+  int elsewhere = 0;
+  for (const auto& [from, home] : homes) {
+    EXPECT_EQ(connect(from, 443), home);
+    EXPECT_EQ(connect(from, 80), home);
+    elsewhere += connect(from, 8080) != home;
+  }
+  EXPECT_GT(elsewhere, 50);
+  // A backend that only one of them has: its clients are chosen anew in the other, and stay.
+  add_backend(config.services[0], 9);
+  config.services[0].backends.back().weight = 10'000;
+  apply();
+  const std::string from = "192.0.2.77";
+  EXPECT_EQ(connect(from, 80), "b9");
+  const std::string in_tls = connect(from, 443);
+  EXPECT_NE(in_tls, "b9");
+  EXPECT_EQ(connect(from, 443), in_tls);
+}
+
+// Proves: clients of one network are one with `prefix`, and only those.
+TEST_F(Sessions, a_prefix_is_one_client) {
+  use([](ServiceConfig& web) {
+    web.affinity = Affinity::prefix;
+    web.session.prefix_v4 = 20;
+  });
+  std::set<std::string> in_same, in_others;
+  for (int i = 0; i < 60; i++) {
+    in_same.insert(connect("10.1." + std::to_string(16 + i % 16) + "." + std::to_string(i)));
+    in_others.insert(connect("10.2." + std::to_string(i * 4 % 256 / 16 * 16) + "." + std::to_string(i)));
+  }
+  EXPECT_EQ(in_same.size(), 1u);
+  EXPECT_GT(in_others.size(), 1u);
+  EXPECT_EQ(counters().made.get(), 1u + 15u);
+}
+
+// Proves: a session ends when nothing was heard for its idle time, not before; a connection that goes on
+// keeps it; a lifetime ends it all the same.
+TEST_F(Sessions, idle_time_and_lifetime) {
+  use([](ServiceConfig& web) {
+    web.idle_established_s = 600;
+    web.session.idle_s = 600;
+  });
+  const std::string home = connect(client(1));
+  // Away from there for new clients, so that a session that is chosen anew shows.
+  backend("web", home).admin = Admin::drain;
+  publish();
+  now_s += 600;
+  EXPECT_EQ(connect(client(1)), home);
+  // A packet now and then of one connection, no new ones.
+  send({.source = client(1).c_str(), .source_port = 7'777, .tcp_flags = wire::kTcpSyn});
+  for (int minutes = 0; minutes < 60; minutes++) {
+    now_s += 60;
+    EXPECT_EQ(send({.source = client(1).c_str(), .source_port = 7'777}).backend, home);
+    sweep();
+    sweep_all_sessions();
+  }
+  EXPECT_EQ(connect(client(1)), home);
+  EXPECT_EQ(sessions_of("web", home), 1u);
+  now_s += 600 + refresh_s(600) + 1;
+  sweep_all_sessions();
+  EXPECT_EQ(counters().active.get(), 0u);
+  EXPECT_EQ(counters().ended.get(), 1u);
+  EXPECT_NE(connect(client(1)), home);
+
+  // Its lifetime: the next connection is chosen anew, whatever goes on.
+  use([](ServiceConfig& web) { web.session.life_s = 1'800; });
+  const std::string second = connect(client(2));
+  backend("web", second).admin = Admin::drain;
+  publish();
+  int connections = 0;
+  for (; connections < 100 && connect(client(2)) == second; connections++)
+    now_s += 60;
+  EXPECT_GE(connections * 60, 1'800);
+  EXPECT_LE(connections * 60, 1'800 + 120);
+  expect_gauges_true();
+}
+
+// Proves: rehash moves the sessions of the failed backend and no others, in proportion to the weights of the
+// rest, for good.
+TEST_F(Sessions, rehash_moves_those_of_the_failed_backend_for_good) {
+  checked();
+  backend("web", "b2").weight_override = 300;
+  publish();
+  const auto homes = connect_all(3'000);
+  health("b1", Health::down);
+  std::map<std::string, int> taken;
+  std::map<std::string, std::string> after;
+  for (const auto& [from, home] : homes) {
+    after[from] = connect(from);
+    if (home == "b1") {
+      taken[after[from]]++;
+    } else {
+      EXPECT_EQ(after[from], home);
+    }
+  }
+  const int moved = taken["b2"] + taken["b3"] + taken["b4"];
+  EXPECT_EQ(taken.count("b1"), 0u);
+  EXPECT_EQ(counters().moved.get(), static_cast<uint64_t>(moved));
+  // 300 : 100 : 100; five standard deviations.
+  EXPECT_NEAR(taken["b2"], moved * 0.6, 5 * std::sqrt(moved * 0.24));
+  EXPECT_NEAR(taken["b3"], moved * 0.2, 5 * std::sqrt(moved * 0.16));
+  health("b1", Health::up);
+  for (const auto& [from, home] : after)
+    EXPECT_EQ(connect(from), home);
+  expect_gauges_true();
+}
+
+// Proves: keep sends a client's new connections to its failed backend, and nobody else's; maintenance only
+// lends it to others.
+TEST_F(Sessions, keep_waits) {
+  checked();
+  use([](ServiceConfig& web) { web.policy.on_failure = OnFailure::keep; });
+  const auto homes = connect_all(200);
+  health("b1", Health::down);
+  for (const auto& [from, home] : homes)
+    EXPECT_EQ(connect(from), home);
+  for (uint32_t i = 1'000; i < 1'200; i++)
+    EXPECT_NE(connect(client(i)), "b1");
+  backend("web", "b1").admin = Admin::maint;
+  publish();
+  for (const auto& [from, home] : homes)
+    EXPECT_EQ(connect(from) == home, home != "b1");
+  backend("web", "b1").admin = Admin::ready;
+  health("b1", Health::up);
+  for (const auto& [from, home] : homes)
+    EXPECT_EQ(connect(from), home);
+  EXPECT_EQ(counters().moved.get(), 0u);
+}
+
+// Proves: return lends a client to its next choice, and gives it back when the backend is well.
+TEST_F(Sessions, return_comes_back) {
+  checked();
+  use([](ServiceConfig& web) { web.policy.on_failure = OnFailure::comes_back; });
+  const auto homes = connect_all(200);
+  health("b1", Health::down);
+  std::map<std::string, std::string> lent;
+  for (const auto& [from, home] : homes) {
+    lent[from] = connect(from);
+    EXPECT_EQ(lent[from] == home, home != "b1");
+    EXPECT_EQ(connect(from), lent[from]);
+  }
+  health("b1", Health::up);
+  for (const auto& [from, home] : homes)
+    EXPECT_EQ(connect(from), home);
+  EXPECT_EQ(counters().moved.get(), 0u);
+}
+
+// Proves: who was only told sorry is not tied to that.
+TEST_F(Sessions, nobody_is_tied_to_the_sorry_backend) {
+  checked();
+  use([](ServiceConfig& web) {
+    BackendConfig sorry{"apology", *IpAddress::parse("10.0.1.99"), 100};
+    sorry.sorry = true;
+    web.backends.push_back(sorry);
+    web.policy.quorum.is_set = true;
+  });
+  const auto homes = connect_all(50);
+  for (int i = 1; i <= 4; i++)
+    health("b" + std::to_string(i), Health::down);
+  for (uint32_t i = 0; i < 100; i++)
+    EXPECT_EQ(connect(client(i)), "apology");
+  EXPECT_EQ(counters().moved.get(), 0u);
+  for (int i = 1; i <= 4; i++)
+    health("b" + std::to_string(i), Health::up);
+  for (const auto& [from, home] : homes)
+    EXPECT_EQ(connect(from), home);
+}
+
+// Proves: bytes of the payload name the session: from any address and port the same backend, also through
+// changes; other bytes are others; a packet that ends before the key is tracked as a connection is, and
+// counted.
+TEST_F(Sessions, a_key_in_the_payload) {
+  ServiceConfig& dns = config.services[1];
+  dns.affinity = Affinity::key;
+  dns.session.key_offset = 3;
+  dns.session.key_bytes = 4;
+  apply();
+  const auto datagram = [&](const std::string& from, uint16_t port, uint32_t key, uint32_t bytes = 20) {
+    Frame frame = make_frame({.source = from.c_str(),
+                              .source_port = port,
+                              .destination_port = 53,
+                              .protocol = wire::kProtoUdp,
+                              .payload_bytes = bytes});
+    if (bytes >= 7) std::memcpy(frame.start() + 14 + 20 + 8 + 3, &key, 4);
+    Batch batch;
+    frame.add_to(batch);
+    pipeline.process(batch, publisher.current(), now_s);
+    pipeline.account(batch);
+    return std::string(publisher.current().backend_cold(batch.packets[0].backend).name);
+  };
+  std::map<uint32_t, std::string> homes;
+  for (uint32_t key = 0; key < 100; key++)
+    homes[key] = datagram("192.0.2.1", 4'000, key);
+  EXPECT_EQ(in_table().size(), 4u);
+  std::set<std::string> used;
+  for (uint32_t key = 0; key < 100; key++) {
+    EXPECT_EQ(datagram(client(key), static_cast<uint16_t>(5'000 + key), key), homes[key]);
+    used.insert(homes[key]);
+  }
+  EXPECT_EQ(used.size(), 4u);
+  backend("dns", "b1").weight_override = 1;
+  publish();
+  now_s += 1'000;  // flows are over, sessions not
+  sweep();
+  for (uint32_t key = 0; key < 100; key++)
+    EXPECT_EQ(datagram("192.0.2.9", 999, key), homes[key]);
+  EXPECT_EQ(counters().keyless.get(), 0u);
+  // Just too short, and just long enough.
+  const uint64_t made = counters().made.get();
+  const std::string as_connection = datagram("192.0.2.9", 999, 0, 6);
+  EXPECT_EQ(datagram("192.0.2.9", 999, 0, 6), as_connection);
+  EXPECT_EQ(counters().keyless.get(), 2u);
+  EXPECT_EQ(counters().made.get(), made);
+  EXPECT_EQ(datagram("192.0.2.9", 999, 5, 7), homes[5]);
+  EXPECT_EQ(counters().keyless.get(), 2u);
+}
+
+// Proves: without a place the hash decides, which is the same each time, and that is counted.
+TEST_F(Sessions, a_full_table_leaves_it_to_the_hash) {
+  // Every slot taken, by sessions of others.
+  for (SessionLine& line : session_lines) {
+    for (uint32_t slot = 0; slot < kLineSessions; slot++) {
+      line.tag_low[slot].store(12'345);
+      line.value[slot].store(pack({BackendId{0}, SessionKind::pinned, 0, 0, 0}));
+    }
+  }
+  const std::string home = connect(client(1));
+  EXPECT_NE(home, "");
+  EXPECT_EQ(connect(client(1)), home);
+  EXPECT_EQ(counters().full.get(), 2u);
+  EXPECT_EQ(counters().made.get(), 0u);
+}
+
+// Proves: a successor finds every session, and counts them right.
+TEST_F(Sessions, survive_their_process) {
+  const auto homes = connect_all(500);
+  // What a kill may leave.
+  session_lines[5].tag_low[3].store(99);
+  session_lines[6].tag_low[3].store(kTagDying);
+  session_lines[6].value[3].store(kDead);
+  std::fill(flows.home_of(0).tag_low, flows.home_of(0).tag_low + 1, 0);
+  flows.clear();
+  Pipeline successor(flows, sessions, stats.workers[1], 1);
+  successor.tracker().recover_sessions();
+  EXPECT_EQ(stats.workers[1].sessions.active.get(), 500u);
+  EXPECT_EQ(session_lines[5].tag_low[3].load(), 0u);
+  EXPECT_EQ(session_lines[6].value[3].load(), 0u);
+  backend("web", "b3").admin = Admin::drain;
+  publish();
+  for (const auto& [from, home] : homes)
+    EXPECT_EQ(connect(from), home);
+}
+
+// Proves: a removed backend's sessions are gone with the next round of the sweep, whoever comes.
+TEST_F(Sessions, end_with_their_backend) {
+  connect_all(400);
+  const uint64_t of_b4 = sessions_of("web", "b4");
+  ASSERT_GT(of_b4, 0u);
+  config.services[0].backends.pop_back();
+  apply();
+  sweep_all_sessions();
+  EXPECT_EQ(counters().active.get(), 400 - of_b4);
+  EXPECT_EQ(in_table().count("b4"), 0u);
+}
+
+}  // namespace
+}  // namespace sluice
