@@ -40,3 +40,14 @@ def test_added_latency():
     for path, us in figures["us"].items():
         assert 0 < us["p50"]["min"] <= us["p50"]["median"] <= us["p99"]["median"] <= us["p999"]["median"], (path, us)
     assert {"l2dsr to direct", "ipip to direct+decap"} <= set(figures["added_us"]), figures
+
+
+def test_cache_gain():
+    figures = measured("cache_gain.py", "--quick", "--no-huge")
+    (run_,) = figures["runs"]
+    spread, consistent = run_["connection"], run_["client"]
+    requests = [backend["requests"] for backend in spread["backends"].values()]
+    assert sum(requests) == 3000 and max(requests) < 1.4 * min(requests), spread
+    assert consistent["backends_of_a_user"] == 1 < spread["backends_of_a_user"], figures
+    # Hits, not times: the trace and where its users hash to are the same each time.
+    assert run_["gain"] >= 1.5 and 0 < consistent["hits"] < 3000, figures
