@@ -22,39 +22,6 @@ uint64_t prefix(std::string_view key) {
   return __builtin_bswap64(std::bit_cast<uint64_t>(bytes));
 }
 
-// Positions in `members` by key. What follows works on this order only.
-std::vector<uint16_t> order_by_key(std::span<const MaglevMember> members) {
-  std::vector<std::pair<uint64_t, uint16_t>> by_prefix(members.size());
-  for (size_t i = 0; i < members.size(); i++)
-    by_prefix[i] = {prefix(members[i].key), static_cast<uint16_t>(i)};
-  std::sort(by_prefix.begin(), by_prefix.end(), [&](const auto& a, const auto& b) {
-    return a.first != b.first ? a.first < b.first : members[a.second].key < members[b.second].key;
-  });
-  std::vector<uint16_t> order(members.size());
-  std::transform(by_prefix.begin(), by_prefix.end(), order.begin(),
-                 [](const auto& member) { return member.second; });
-  return order;
-}
-
-// How many slots each gets: its exact share rounded down, and what is left over to the largest fractions, the
-// first in order among equals.
-std::vector<uint32_t> quotas(std::span<const uint32_t> weights, uint32_t slots) {
-  const uint64_t total = std::accumulate(weights.begin(), weights.end(), uint64_t{0});
-  std::vector<uint32_t> quota(weights.size());
-  std::vector<std::pair<uint64_t, uint32_t>> fractions(weights.size());
-  uint32_t left = slots;
-  for (uint32_t i = 0; i < weights.size(); i++) {
-    const uint64_t share = uint64_t{slots} * weights[i];
-    quota[i] = static_cast<uint32_t>(share / total);
-    fractions[i] = {total - share % total, i};
-    left -= quota[i];
-  }
-  std::sort(fractions.begin(), fractions.end());
-  for (uint32_t i = 0; i < left; i++)
-    quota[fractions[i].second]++;
-  return quota;
-}
-
 // Who takes a slot, turn by turn: rounds, in order, of those whose quota is not used up.
 std::vector<uint16_t> turn_order(std::vector<uint32_t> quota, uint32_t slots) {
   std::vector<uint16_t> turns, taking;
@@ -220,6 +187,36 @@ void fill(std::span<Walk> walks, std::span<const uint16_t> turns, std::span<cons
 
 }  // namespace
 
+std::vector<uint16_t> order_by_key(std::span<const MaglevMember> members) {
+  std::vector<std::pair<uint64_t, uint16_t>> by_prefix(members.size());
+  for (size_t i = 0; i < members.size(); i++)
+    by_prefix[i] = {prefix(members[i].key), static_cast<uint16_t>(i)};
+  std::sort(by_prefix.begin(), by_prefix.end(), [&](const auto& a, const auto& b) {
+    return a.first != b.first ? a.first < b.first : members[a.second].key < members[b.second].key;
+  });
+  std::vector<uint16_t> order(members.size());
+  std::transform(by_prefix.begin(), by_prefix.end(), order.begin(),
+                 [](const auto& member) { return member.second; });
+  return order;
+}
+
+std::vector<uint32_t> exact_shares(std::span<const uint32_t> weights, uint32_t slots) {
+  const uint64_t total = std::accumulate(weights.begin(), weights.end(), uint64_t{0});
+  std::vector<uint32_t> quota(weights.size());
+  std::vector<std::pair<uint64_t, uint32_t>> fractions(weights.size());
+  uint32_t left = slots;
+  for (uint32_t i = 0; i < weights.size(); i++) {
+    const uint64_t share = uint64_t{slots} * weights[i];
+    quota[i] = static_cast<uint32_t>(share / total);
+    fractions[i] = {total - share % total, i};
+    left -= quota[i];
+  }
+  std::sort(fractions.begin(), fractions.end());
+  for (uint32_t i = 0; i < left; i++)
+    quota[fractions[i].second]++;
+  return quota;
+}
+
 bool maglev_build(std::span<const MaglevMember> members, std::span<uint16_t> table) {
   assert(members.size() <= limits::kBackendsPerServiceMax);
   assert(table.size() > 2);
@@ -237,7 +234,7 @@ bool maglev_build(std::span<const MaglevMember> members, std::span<uint16_t> tab
     walks.push_back(first_step(member.key, slots));
   }
   if (positions.empty()) return false;
-  fill(walks, turn_order(quotas(weights, slots), slots), positions, table);
+  fill(walks, turn_order(exact_shares(weights, slots), slots), positions, table);
   return true;
 }
 

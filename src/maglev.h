@@ -38,4 +38,10 @@ struct MaglevMember {
 // that own the slots, in slot order, however `members` was ordered.
 uint64_t maglev_checksum(std::span<const MaglevMember> members, std::span<const uint16_t> table);
 
+// What other tables share with it. Positions in `members` by key:
+std::vector<uint16_t> order_by_key(std::span<const MaglevMember> members);
+// How many slots each of these weights gets (their sum is not 0): its exact share rounded down, and what is
+// left over to the largest fractions, the first in order among equals.
+std::vector<uint32_t> exact_shares(std::span<const uint32_t> weights, uint32_t slots);
+
 }  // namespace sluice

@@ -16,33 +16,17 @@
 #include <xxhash.h>
 
 #include "src/maglev.h"
+#include "tests/property/members.h"
 
 namespace sluice {
 namespace {
 
-using Weights = std::map<std::string, uint32_t>;
-using Table = std::vector<uint16_t>;
-
-// Members point into the names of `weights`.
-std::vector<MaglevMember> members_of(const Weights&& weights) = delete;
-std::vector<MaglevMember> members_of(const Weights& weights) {
-  std::vector<MaglevMember> members;
-  for (const auto& [key, weight] : weights)
-    members.push_back({key, weight});
-  return members;
-}
+using namespace test;
 
 Table build(const std::vector<MaglevMember>& members, uint32_t slots) {
   Table table(slots, 0xfffe);
   RC_ASSERT(maglev_build(members, table));
   return table;
-}
-
-std::vector<std::string> owners(const std::vector<MaglevMember>& members, const Table& table) {
-  std::vector<std::string> keys;
-  for (const uint16_t position : table)
-    keys.emplace_back(members.at(position).key);
-  return keys;
 }
 
 // How many slots each gets, by the definition: shares rounded down, and one more for the largest fractions,
@@ -95,49 +79,6 @@ std::vector<std::string> naive(const Weights& weights, uint32_t slots) {
     }
   }
   return table;
-}
-
-// Each member has its exact share, rounded up or down.
-bool is_balanced(const std::vector<MaglevMember>& members, const Table& table) {
-  std::vector<uint64_t> count(members.size());
-  for (const uint16_t position : table)
-    count[position]++;
-  uint64_t total = 0;
-  for (const MaglevMember& member : members)
-    total += member.weight;
-  for (size_t i = 0; i < members.size(); i++) {
-    const uint64_t share = table.size() * members[i].weight;
-    if (count[i] < share / total || count[i] > (share + total - 1) / total) return false;
-  }
-  return true;
-}
-
-// ---- Generators
-// -----------------------------------------------------------------------------------------------------
-
-rc::Gen<uint32_t> any_weight() {
-  return rc::gen::weightedOneOf<uint32_t>({
-      {4, rc::gen::inRange(1u, 200u)},
-      {1, rc::gen::just(0u)},
-      {2, rc::gen::just(limits::kWeightDefault)},
-      {1, rc::gen::inRange(1u, limits::kWeightMax + 1)},
-      {1, rc::gen::element(1u, limits::kWeightMax)},
-  });
-}
-
-rc::Gen<std::string> any_key() {
-  return rc::gen::nonEmpty(rc::gen::container<std::string>(rc::gen::inRange('!', '~')));
-}
-
-// At least one member with weight.
-rc::Gen<Weights> any_weights() {
-  return rc::gen::suchThat(rc::gen::container<Weights>(any_key(), any_weight()), [](const Weights& weights) {
-    return std::any_of(weights.begin(), weights.end(), [](const auto& member) { return member.second > 0; });
-  });
-}
-
-rc::Gen<uint32_t> any_slots() {
-  return rc::gen::element(3u, 5u, 13u, 127u, 251u, 1021u, 4093u);
 }
 
 // ---- Properties
@@ -274,13 +215,6 @@ TEST(MaglevTest, TheDefinitionIsPinned) {
 
 // ---- Disruption
 // -----------------------------------------------------------------------------------------------------
-
-Weights equal_weights(uint32_t count) {
-  Weights weights;
-  for (uint32_t i = 0; i < count; i++)
-    weights["backend-" + std::to_string(i)] = 100;
-  return weights;
-}
 
 // Share of slots whose owner is another one after the change, averaged over `trials` choices of whom it hits.
 template <typename Change>
