@@ -70,8 +70,8 @@ void add_counter_headings(std::vector<std::string>& headings, Counters counters,
 }  // namespace
 
 TextTable table_of_services(const json& response, Counters counters) {
-  std::vector<std::string> headings = {"SERVICE",  "VIP", "PROTOCOL", "FORWARD", "AFFINITY", "STATE",
-                                       "BACKENDS", "UP",  "ACTIVE",   "TABLE"};
+  std::vector<std::string> headings = {"SERVICE", "VIP",      "PROTOCOL", "FORWARD", "AFFINITY", "METHOD",
+                                       "STATE",   "BACKENDS", "UP",       "ACTIVE",  "TABLE"};
   if (counters != Counters::none) add_counter_headings(headings, counters, {"PACKETS", "BYTES", "FLOWS"});
   TextTable table(headings);
   for (const json& service : response.at("services")) {
@@ -81,6 +81,7 @@ TextTable table_of_services(const json& response, Counters counters) {
                                     text_of(service, "protocol"),
                                     text_of(service, "forward"),
                                     text_of(service, "affinity"),
+                                    text_of(service, "method"),
                                     text_of(service, "state"),
                                     count_of(service, "backends"),
                                     count_of(service, "backends_up"),

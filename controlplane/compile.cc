@@ -13,7 +13,7 @@
 
 #include "controlplane/published.h"
 #include "controlplane/records.h"
-#include "src/maglev.h"
+#include "controlplane/takers.h"
 
 namespace sluice {
 namespace {
@@ -22,31 +22,6 @@ template <typename Record>
 bool same(const Record& a, const Record& b) {
   static_assert(std::has_unique_object_representations_v<Record>, "padding would be compared as well");
   return std::memcmp(&a, &b, sizeof(Record)) == 0;
-}
-
-// A member of a lookup table. The name is the model's or the current generation's.
-struct Taker {
-  BackendId id;
-  std::string_view name;
-  uint32_t weight;
-};
-
-bool by_name(const Taker& a, const Taker& b) {
-  return a.name < b.name;
-}
-
-void add_taker(std::vector<Taker>& takers, const Service& service, const Backend& backend) {
-  if (!service.takes_new(backend)) return;
-  takers.push_back({backend.id, backend.config.name, backend.weight_in_force()});
-}
-
-// Members of the service's lookup table, ordered by name.
-std::vector<Taker> takers_of(const Service& service) {
-  std::vector<Taker> takers;
-  for (const Backend& backend : service.backends)
-    add_taker(takers, service, backend);
-  std::sort(takers.begin(), takers.end(), by_name);
-  return takers;
 }
 
 // One compilation: what the model wants against what is staged.
@@ -219,20 +194,23 @@ void Compilation::stage_service(const Service& service) {
   changed_ = true;
 }
 
-// A table is a function of its members' names and weights, and of its size. The current generation has them
-// all: the weight in the cold record is the one that the table of the same generation was built with.
+// A table is a function of its method, its members' names and weights, and its size. The current generation
+// has them all: the weight in the cold record is the one that the table of the same generation was built
+// with.
 bool Compilation::lookup_is_current(const Service& service, const std::vector<Taker>& takers) const {
   const TablesView current = publisher_.current();
   if (!current) return takers.empty();
   const ServiceRecord& record = current.service(service.id);
   const bool same_service = service.config.name == current.service_cold(service.id).name;
   if (!same_service) return takers.empty();
-  if (!takers.empty() && record.lookup_slots != service.config.lookup_slots) return false;
+  const auto method = static_cast<Method>(record.method);
+  if (!takers.empty() &&
+      (record.lookup_slots != service.config.lookup_slots || method != service.config.method))
+    return false;
   const auto members = current.members(record);
   return std::equal(takers.begin(), takers.end(), members.begin(), members.end(),
                     [&](const Taker& taker, BackendId id) {
-                      const BackendCold& cold = current.backend_cold(id);
-                      return taker.id == id && taker.name == cold.name && taker.weight == cold.weight;
+                      return taker == published_taker(method, id, current.backend_cold(id));
                     });
 }
 
@@ -240,9 +218,9 @@ bool Compilation::lookup_is_current(const Service& service, const std::vector<Ta
 bool Compilation::changes_lookup(const Service& service, const Backend& backend) const {
   const TablesView current = publisher_.current();
   const bool took_new = (current.backend(backend.id).flags & BackendRecord::kTakesNew) != 0;
-  const bool takes_new = service.takes_new(backend);
-  return takes_new != took_new ||
-         (takes_new && backend.weight_in_force() != current.backend_cold(backend.id).weight);
+  if (service.takes_new(backend) != took_new) return true;
+  return took_new && taker_of(service, backend) !=
+                         published_taker(service.config.method, backend.id, current.backend_cold(backend.id));
 }
 
 // takers_of for a service of which only these backends changed: the others are the published members, which
@@ -254,44 +232,39 @@ std::vector<Taker> Compilation::takers_after(const Service& service,
   std::vector<Taker> changed_takers;
   for (const Backend* backend : changed) {
     changed_ids.push_back(backend->id);
-    add_taker(changed_takers, service, *backend);
+    if (!service.takes_new(*backend)) continue;
+    changed_takers.push_back(taker_of(service, *backend));
   }
   std::sort(changed_ids.begin(), changed_ids.end());
-  std::sort(changed_takers.begin(), changed_takers.end(), by_name);
+  std::sort(changed_takers.begin(), changed_takers.end(), Taker::by_name);
 
   const TablesView current = publisher_.current();
   std::vector<Taker> others;
   for (const BackendId id : current.members(current.service(service.id))) {
     if (std::binary_search(changed_ids.begin(), changed_ids.end(), id)) continue;
-    const BackendCold& cold = current.backend_cold(id);
-    others.push_back({id, cold.name, cold.weight});
+    others.push_back(published_taker(service.config.method, id, current.backend_cold(id)));
   }
   std::vector<Taker> takers(others.size() + changed_takers.size());
   std::merge(others.begin(), others.end(), changed_takers.begin(), changed_takers.end(), takers.begin(),
-             by_name);
+             Taker::by_name);
   return takers;
 }
 
 void Compilation::build_lookup(const Service& service, const std::vector<Taker>& takers) {
   changed_ = true;
   std::vector<BackendId> ids;
-  std::vector<MaglevMember> members;
-  for (const Taker& taker : takers) {
+  for (const Taker& taker : takers)
     ids.push_back(taker.id);
-    members.push_back({taker.name, taker.weight});
-  }
-  std::vector<uint16_t> table(takers.empty() ? 0 : service.config.lookup_slots);
-  // False: nobody has weight, and takers all have some.
-  if (!table.empty()) {
-    const uint64_t start_ns = monotonic_ns();
-    [[maybe_unused]] const bool built = maglev_build(members, table);
+  const uint64_t start_ns = monotonic_ns();
+  const TakersTable table = table_of(service.config.method, takers, service.config.lookup_slots);
+  if (!takers.empty()) {
     build_ns_ += monotonic_ns() - start_ns;
-    assert(built);
+    assert(!table.slots.empty());  // takers all have weight
     tables_built_++;
-    slots_built_ += table.size();
+    slots_built_ += table.slots.size();
   }
   publisher_.set_members(service.id, ids);
-  publisher_.set_lookup(service.id, table, maglev_checksum(members, table));
+  publisher_.set_lookup(service.id, table.slots, maglev_checksum(table.members, table.slots));
 }
 
 void Compilation::stage_backend(const Service& service, const Backend& backend) {

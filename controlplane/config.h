@@ -24,6 +24,7 @@
 #include "controlplane/policy_config.h"
 #include "controlplane/session_config.h"
 #include "src/address.h"
+#include "src/lookup_table.h"
 #include "src/size_limits.h"
 #include "src/tables.h"
 
@@ -52,6 +53,7 @@ struct ServiceConfig {
   Forward forward = Forward::none;
   Affinity affinity = Affinity::connection;
   SessionConfig session;
+  Method method = Method::maglev;  // how a new flow's backend is chosen: name_of's
   // false: no packet reaches it, its VIP is passed on like any other address. Its flows stay in the flow
   // tables until they are idle for too long, and go on if it is enabled before; its checks go on too.
   bool enabled = true;

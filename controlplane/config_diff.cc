@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "controlplane/policy.h"
+#include "controlplane/takers.h"
 #include "controlplane/totals.h"
-#include "src/maglev.h"
 
 namespace sluice {
 namespace {
@@ -59,7 +59,8 @@ Shares shares_of(const Service& now) {
   const Service service = as_it_will_be(now);
   Shares shares;
   for (const Backend& backend : service.backends) {
-    if (will_take_new(service, backend)) shares[backend.config.name] = backend.weight();
+    if (!will_take_new(service, backend)) continue;
+    shares[backend.config.name] = table_weight(service.config.method, backend.weight(), backend.weight());
   }
   return shares;
 }
@@ -70,16 +71,14 @@ struct Table {
   std::vector<uint16_t> slots;
 };
 
-Table built(const Shares& shares, uint32_t slots) {
+Table built(const Shares& shares, const ServiceConfig& config) {
   Table table;
-  std::vector<MaglevMember> members;
-  for (const auto& [name, weight] : shares)
+  std::vector<Taker> takers;
+  for (const auto& [name, weight] : shares) {
     table.names.push_back(name);
-  size_t i = 0;
-  for (const auto& [name, weight] : shares)
-    members.push_back({table.names[i++], weight});
-  table.slots.resize(shares.empty() ? 0 : slots);
-  if (!table.slots.empty() && !maglev_build(members, table.slots)) table.slots.clear();
+    takers.push_back({kUnassignedBackend, name, weight});
+  }
+  table.slots = table_of(config.method, takers, config.lookup_slots).slots;
   return table;
 }
 
@@ -159,10 +158,9 @@ json effect(const Service& service, const Service* next, const TablesView& table
   double percent = 100, ideal = 100;
   if (next != nullptr) {
     const Shares before = shares_of(service), after = shares_of(*next);
-    const bool same_table = before == after && service.config.lookup_slots == next->config.lookup_slots;
-    percent = same_table
-                  ? 0
-                  : moved_percent(published(tables, service.id), built(after, next->config.lookup_slots));
+    const bool same_table = before == after && service.config.lookup_slots == next->config.lookup_slots &&
+                            service.config.method == next->config.method;
+    percent = same_table ? 0 : moved_percent(published(tables, service.id), built(after, next->config));
     ideal = same_table ? 0 : ideal_percent(before, after);
   }
   if (percent == 0 && ideal == 0 && moved == 0) return nullptr;

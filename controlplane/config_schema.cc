@@ -177,6 +177,7 @@ void read_options(TableReader& reader, ServiceConfig& config) {
   set_if(config.forward,
          reader.choice<Forward>("forward", {{"l2dsr", Forward::l2dsr}, {"ipip", Forward::ipip}},
                                 Need::required));
+  set_if(config.method, reader.choice("method", std::span(kMethods)));
   set_if(config.enabled, reader.boolean("enabled"));
   set_if(config.initially_up, reader.choice<bool>("initially", {{"up", true}, {"down", false}}));
   if (const auto slots = reader.integer("table_size", INT64_MIN, INT64_MAX)) {
@@ -187,6 +188,17 @@ void read_options(TableReader& reader, ServiceConfig& config) {
                                       std::to_string(limits::kLookupSlotsLarge));
     }
   }
+}
+
+// What a method may not be, where something else than the flow table keeps packets together.
+void check_method(const TableReader& reader, const ServiceConfig& config) {
+  if (config.affinity == Affinity::connection || !needs_flow_table(config.method)) return;
+  reader.sink().error(reader.where("method"),
+                      "method '" + std::string(name_of(config.method)) +
+                          (config.affinity == Affinity::none
+                               ? "' gives each packet another backend where there is no affinity"
+                               : "' is no hash: every balancer would begin a session elsewhere"),
+                      "affinity = \"connection\"");
 }
 
 ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const TableReader& root,
@@ -210,6 +222,7 @@ ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const
   }
   read_idle_timeout(reader, idle_timeout, config);
   read_policy_tables(reader, policy, config.policy);
+  check_method(reader, config);
   read_session_tables(reader, session, config.session);
   check_session(reader, idle_timeout != nullptr && idle_timeout->contains("session"), config);
   BackendUses uses_inside;

@@ -11,9 +11,9 @@
 #include "controlplane/flow_census.h"
 #include "controlplane/message.h"
 #include "controlplane/report.h"
+#include "controlplane/takers.h"
 #include "src/flow_key.h"
 #include "src/flow_layout.h"
-#include "src/maglev.h"
 #include "src/reason.h"
 #include "src/wire.h"
 
@@ -58,18 +58,12 @@ const Backend* choice_without(const Service& service, BackendId gone, uint64_t h
     if (backend.id == gone) backend.admin = Admin::maint;
   }
   without.standing = judge(without);
-  std::vector<const Backend*> takers;
-  for (const Backend& backend : without.backends) {
-    if (without.takes_new(backend)) takers.push_back(&backend);
-  }
-  std::sort(takers.begin(), takers.end(),
-            [](const Backend* a, const Backend* b) { return a->config.name < b->config.name; });
-  std::vector<MaglevMember> members;
-  for (const Backend* backend : takers)
-    members.push_back({backend->config.name, backend->weight_in_force()});
-  std::vector<uint16_t> table(service.config.lookup_slots);
-  if (!maglev_build(members, table)) return nullptr;
-  return takers[table[lookup_slot(hash, service.config.lookup_slots)]];
+  const std::vector<Taker> takers = takers_of(without);
+  const TakersTable table = table_of(service.config.method, takers, service.config.lookup_slots);
+  if (table.slots.empty()) return nullptr;
+  const BackendId next = takers[table.slots[lookup_slot(hash, service.config.lookup_slots)]].id;
+  return &*std::find_if(without.backends.begin(), without.backends.end(),
+                        [&](const Backend& backend) { return backend.id == next; });
 }
 
 // Collects the answer step by step.
@@ -171,6 +165,7 @@ class Explanation {
     const BackendId id = tables_.select(record, hash);
     out_["slot"] = slot;
     out_["slots"] = record.lookup_slots;
+    if (service.config.method != Method::maglev) say("its method is {}", name_of(service.config.method));
     say("slot {} of {} in the lookup table is {}'s", slot, record.lookup_slots,
         tables_.backend_cold(id).name);
     return id;

@@ -146,6 +146,7 @@ ServiceRecord service_record(const Service& service, const ServiceRecord& publis
   record.forward = config.forward;
   record.protocol = config.protocol;
   record.port = config.port;
+  record.method = static_cast<uint8_t>(config.method);
   record.flags = 0;
   if (config.enabled) record.flags |= ServiceRecord::kServed;
   if (config.affinity == Affinity::none) record.flags |= ServiceRecord::kStateless;

@@ -218,6 +218,7 @@ json report_services(const Daemon& daemon) {
         {"protocol", protocol_text(config.protocol)},
         {"forward", text(config.forward)},
         {"affinity", text(config.affinity)},
+        {"method", name_of(config.method)},
         {"enabled", config.enabled},
         {"state", state_of(service)},
         {"backends", service.backends.size()},

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -75,7 +76,13 @@ class TableReader {
   std::optional<Milliseconds> duration(std::string_view key, Milliseconds min, Milliseconds max);
   std::optional<IpAddress> address(std::string_view key, Need need = Need::optional);
   template <typename T>
-  std::optional<T> choice(std::string_view key, Choices<T> choices, Need need = Need::optional);
+  std::optional<T> choice(std::string_view key, Choices<T> choices, Need need = Need::optional) {
+    return choice(key, std::span(choices.begin(), choices.size()), need);
+  }
+  template <typename T, size_t count>
+  std::optional<T> choice(std::string_view key,
+                          std::span<const std::pair<std::string_view, T>, count> choices,
+                          Need need = Need::optional);
   // nullptr when absent
   const toml::table* table(std::string_view key);
   const toml::node* node(std::string_view key, Need need = Need::optional);
@@ -112,8 +119,10 @@ Position position(const toml::source_region& region);
 // as one slip), or one it abbreviates. Empty when none is near.
 std::string_view nearest(std::string_view typed, const std::vector<std::string_view>& candidates);
 
-template <typename T>
-std::optional<T> TableReader::choice(std::string_view key, Choices<T> choices, Need need) {
+template <typename T, size_t count>
+std::optional<T> TableReader::choice(std::string_view key,
+                                     std::span<const std::pair<std::string_view, T>, count> choices,
+                                     Need need) {
   const std::optional<std::string> chosen = text(key, need);
   if (!chosen) return std::nullopt;
   std::vector<std::string_view> names;

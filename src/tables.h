@@ -80,7 +80,8 @@ struct alignas(64) ServiceRecord {
   static constexpr uint32_t kSyn = 0, kEstablished = 1, kClosing = 2, kUdp = 3;
   uint32_t idle_s[4];
   uint8_t flags;
-  uint8_t reserved[3];                   // records are compared as bytes: no padding
+  uint8_t method;                        // Method (src/lookup_table.h)
+  uint8_t reserved[2];                   // records are compared as bytes: no padding
   static constexpr uint8_t kServed = 1;  // enabled: the VIP table has it
   static constexpr uint8_t kResets = 2;  // the client of a TCP flow whose backend is gone is told by a reset
   static constexpr uint8_t kStateless = 4;  // its packets go by the lookup table alone
@@ -312,6 +313,7 @@ inline constexpr SegmentKind kTablesSegment = {"tables", "sluiced", 0x73656c6261
                                                             offsetof(ServiceRecord, members),
                                                             offsetof(ServiceRecord, idle_s),
                                                             offsetof(ServiceRecord, flags),
+                                                            offsetof(ServiceRecord, method),
                                                             offsetof(ServiceRecord, vip),
                                                             offsetof(ServiceRecord, session_salt),
                                                             offsetof(ServiceRecord, key_offset),

@@ -46,6 +46,7 @@ ServiceConfig service_config(uint32_t number) {
   ServiceConfig config = models::service_config("s" + std::to_string(number), number, 3);
   config.lookup_slots = 251;  // any prime does
   if (number % 2 == 0) {
+    config.method = Method::round_robin;  // which knows of weights only what slow start makes of them
     config.policy.slow_start = Milliseconds(4'000);
     config.policy.flap.count = 2;
     config.backends.push_back({"sorry", models::v4(0x0afe0000 + number), 100, Admin::ready, true});
@@ -202,7 +203,7 @@ class World {
   void edit_policy(const Step& step, ServiceConfig& service) {
     PolicyConfig& policy = service.policy;
     const uint32_t value = step.backend;
-    switch (step.value / 9 % 7) {
+    switch (step.value / 9 % 8) {
       case 0:
         policy.min_healthy = {value % 4, false};
         return;
@@ -220,6 +221,9 @@ class World {
         return;
       case 5:
         service.enabled = !service.enabled;
+        return;
+      case 6:
+        service.method = kMethods[step.value / 72 % kMethods.size()].second;
         return;
       default:
         service.backends.front().admin = static_cast<Admin>(value % 3);

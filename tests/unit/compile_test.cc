@@ -11,7 +11,7 @@
 
 #include <gtest/gtest.h>
 
-#include "src/maglev.h"
+#include "src/lookup_table.h"
 #include "tests/unit/generation_image.h"
 #include "tests/unit/models.h"
 
@@ -165,6 +165,48 @@ TEST(Compile, SameTablesForAnyOrderAndHistory) {
       EXPECT_EQ(owners(first.current(), mine), owners(other.current(), theirs));
     }
   }
+}
+
+// Proves that a service's table is its method's, built anew when that changes; and that one which ignores
+// weights knows of them only what slow start has left.
+TEST(Compile, TheMethodMakesTheTable) {
+  Config config = small_config();
+  const uint32_t weights[] = {100, 50, 200};
+  for (size_t i = 0; i < 3; i++)
+    config.services[0].backends[i].weight = weights[i];
+  Publisher publisher = Publisher::anonymous();
+  Model model = model_of(config, publisher);
+  compiled(model, publisher);
+  const auto table = [&] {
+    const auto lookup = publisher.current().lookup(publisher.current().service(model.services()[0].id));
+    return std::vector<uint16_t>(lookup.begin(), lookup.end());
+  };
+  const auto expected = [&](Method method, std::vector<MaglevMember> members) {
+    std::vector<uint16_t> slots(limits::kLookupSlotsDefault);
+    EXPECT_TRUE(lookup_build(method, members, slots));
+    return slots;
+  };
+  for (const auto& [name, method] : kMethods) {
+    if (method == Method::maglev) continue;
+    config.services[0].method = method;
+    reconcile(model, config);
+    EXPECT_EQ(compiled(model, publisher).tables_built, 1u) << name;
+    EXPECT_EQ(publisher.current().service(model.services()[0].id).method, static_cast<uint8_t>(method));
+    EXPECT_EQ(table(), ignores_weight(method) ? expected(method, {{"b0", 100}, {"b1", 100}, {"b2", 100}})
+                                              : expected(method, {{"b0", 100}, {"b1", 50}, {"b2", 200}}))
+        << name;
+  }
+  config.services[0].method = Method::round_robin;
+  reconcile(model, config);
+  edit(model, "web", "b2").ramp_permille = kRampWhole / 4;
+  compiled(model, publisher);
+  EXPECT_EQ(table(), expected(Method::round_robin, {{"b0", 100}, {"b1", 100}, {"b2", 25}}));
+  // From here on its changes alone: a weight in force that stays the same may be another part of the whole.
+  edit(model, "web", "b2").ramp_permille = kRampWhole;
+  compiled(model, publisher);
+  model.set_weight({0, 2}, 50);
+  EXPECT_EQ(compiled(model, publisher).tables_built, 0u);
+  EXPECT_EQ(table(), expected(Method::round_robin, {{"b0", 100}, {"b1", 100}, {"b2", 100}}));
 }
 
 // Proves that a model which says nothing new publishes nothing.

@@ -53,6 +53,22 @@ json diff_and_do(Model& model, Publisher& publisher, const Config& config, doubl
   return flows;
 }
 
+// Another method moves what it moves, though nobody's share changes.
+TEST(ConfigDiff, AnotherMethodMovesWhatItMoves) {
+  Publisher publisher = Publisher::anonymous();
+  Config config;
+  config.services = {service_config("web", 1, 10)};
+  Model model = model_of(config, publisher);
+  compiled(model, publisher);
+  config.services[0].method = Method::minimal;
+  double counted = 0;
+  const json flows = diff_and_do(model, publisher, config, counted);
+  ASSERT_EQ(flows.size(), 1u);
+  EXPECT_DOUBLE_EQ(flows[0]["hash_space_moved_percent"], counted);
+  EXPECT_GT(counted, 50);
+  EXPECT_EQ(flows[0]["ideal_percent"], 0);
+}
+
 // Proves the requirement on a change of one weight among a thousand (at most ten times the ideal, of 65,537
 // slots), and that the figure is the true one.
 TEST(ConfigDiff, OneWeightInAThousandMovesLittle) {

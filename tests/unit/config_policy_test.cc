@@ -57,6 +57,17 @@ TEST(ConfigPolicy, WithoutThemNothingChanges) {
   EXPECT_TRUE(web.enabled);
 }
 
+TEST(ConfigPolicy, EveryMethodHasItsName) {
+  EXPECT_EQ(service_of(with_backends("")).method, Method::maglev);
+  for (const auto& [name, method] : kMethods) {
+    EXPECT_EQ(service_of(with_backends("method = \"" + std::string(name) + "\"")).method, method);
+    const bool stateless =
+        parse_config(with_backends("affinity = \"none\"\nmethod = \"" + std::string(name) + "\""), "f.toml")
+            .config.has_value();
+    EXPECT_EQ(stateless, !needs_flow_table(method)) << name;
+  }
+}
+
 TEST(ConfigPolicy, ShortFormsHaveDefaults) {
   const PolicyConfig policy = service_of(with_backends("min_healthy = 2\nquorum = 3\nflap = {}")).policy;
   EXPECT_EQ(policy.min_healthy, (Amount{2, false}));
@@ -118,6 +129,14 @@ TEST(ConfigPolicy, FaultsAreNamedWithTheirPlace) {
        "f.toml:8:16: sessions end after 300 s, but a connection may rest for 900 s"},
       {"affinity = \"prefix\"\nprefix = { v4 = 33 }", "'v4' is 33; it must be from 1 to 32"},
       {"affinity = \"prefix\"\nprefix = { v5 = 33 }", "unknown key 'v5' in prefix of service 'web'"},
+      {"method = \"rendevous\"",
+       "f.toml:7:10: 'method' is \"rendevous\"; it must be \"maglev\", \"ring\", \"rendezvous\", "
+       "\"minimal\","},
+      {"method = \"rendevous\"", "(did you mean \"rendezvous\"?)"},
+      {"affinity = \"none\"\nmethod = \"round-robin\"",
+       "f.toml:8:10: method 'round-robin' gives each packet another backend where there is no affinity"},
+      {"affinity = \"client\"\nmethod = \"random\"",
+       "f.toml:8:10: method 'random' is no hash: every balancer would begin a session elsewhere"},
       {"flap = { count = 1 }", "'count' is 1; it must be from 2 to 20"},
       {"flap = { hold = \"10m\", hold_max = \"1m\" }",
        "'hold_max' is \"1m\"; it must be at least 'hold', 600000ms"},
