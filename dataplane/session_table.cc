@@ -100,7 +100,7 @@ SessionTable::Made SessionTable::find_or_make(uint64_t hash, const SessionValue&
           // Killed; its maker frees it.
           line.value[slot].compare_exchange_strong(claimed, kDead, std::memory_order_seq_cst);
         }
-        theirs = look(line, slot, tag_low, tag_high, distance);
+        theirs = look(line, tag_low, tag_high, distance);
       }
     }
     if (theirs || !is_first) {

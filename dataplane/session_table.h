@@ -21,6 +21,7 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
 #include <cassert>
 #include <cstdint>
 
@@ -31,7 +32,7 @@ namespace sluice {
 class SessionTable {
  public:
   SessionTable(SessionLine* lines, uint64_t count) : lines_(lines), count_(count) {
-    assert(count >= kSessionLinesMin && count < 1ULL << 31);
+    assert(count >= kSessionLinesMin && count < 1ULL << 31 && count % 2 == 0);
   }
 
   // A live session, as it was when looked at.
@@ -80,14 +81,13 @@ class SessionTable {
   };
 
   SessionLine& line_at(uint64_t home, uint32_t distance) const {
-    const uint64_t at = home + distance;
-    return lines_[at < count_ ? at : at - count_];
+    return lines_[line_from(home, distance, count_)];
   }
   static uint32_t reach_of(const SessionLine& home) {
     return home.away.load(std::memory_order_seq_cst) >> kReachShift;
   }
   static uint16_t tag_high_of(uint64_t hash) { return static_cast<uint16_t>(hash >> 32); }
-  static Found look(SessionLine& line, uint32_t slot, uint32_t tag_low, uint32_t tag_high, uint32_t distance);
+  static Found look(SessionLine& line, uint32_t tag_low, uint32_t tag_high, uint32_t distance);
   static void raise_away(SessionLine& home, uint32_t distance);
   static void lower_away(SessionLine& home);
   void free(SessionLine& home, const Slot& slot);
@@ -103,16 +103,20 @@ class SessionTable {
   const uint64_t count_;
 };
 
-inline SessionTable::Found SessionTable::look(SessionLine& line, uint32_t slot, uint32_t tag_low,
-                                              uint32_t tag_high, uint32_t distance) {
-  if (line.tag_low[slot].load(std::memory_order_acquire) != tag_low) return {};
-  // Acquire: pairs with the publishing compare-and-swap; tag_high was written before it.
-  const uint64_t value = line.value[slot].load(std::memory_order_seq_cst);
-  if (!is_live(value) || unpack(value).distance != distance) return {};
-  if (line.tag_high[slot].load(std::memory_order_relaxed) != tag_high) return {};
-  // Still the same session's slot? (The load of `value` was acquire: this one comes after it.)
-  if (line.tag_low[slot].load(std::memory_order_relaxed) != tag_low) return {};
-  return {&line.value[slot], value};
+// Which of the line's sessions it is, if any. Without a branch for each slot: which it is nobody can guess.
+inline SessionTable::Found SessionTable::look(SessionLine& line, uint32_t tag_low, uint32_t tag_high,
+                                              uint32_t distance) {
+  uint32_t mask = matching_sessions(line, tag_low, tag_high);
+  for (; mask != 0; mask &= mask - 1) {
+    const auto slot = static_cast<uint32_t>(std::countr_zero(mask));
+    // Acquire: pairs with the publishing compare-and-swap; the tags were written before it.
+    const uint64_t value = line.value[slot].load(std::memory_order_seq_cst);
+    // Still this session's slot? The tags above were only a hint; this load comes after that of `value`.
+    const bool is_same = line.tag_low[slot].load(std::memory_order_relaxed) == tag_low;
+    if (is_live(value) && unpack(value).distance == distance && is_same) [[likely]]
+      return {&line.value[slot], value};
+  }
+  return {};
 }
 
 inline SessionTable::Found SessionTable::find(uint64_t hash) const {
@@ -121,16 +125,11 @@ inline SessionTable::Found SessionTable::find(uint64_t hash) const {
   const auto tag_low = static_cast<uint32_t>(identity);
   const uint16_t tag_high = tag_high_of(identity);
   SessionLine& line = lines_[home];
-  for (uint32_t slot = 0; slot < kLineSessions; slot++) {
-    if (const Found found = look(line, slot, tag_low, tag_high, 0)) return found;
-  }
+  if (const Found found = look(line, tag_low, tag_high, 0)) return found;
   const uint32_t reach = reach_of(line);
   for (uint32_t distance = 1; distance <= reach; distance++)
     [[unlikely]] {
-      SessionLine& next = line_at(home, distance);
-      for (uint32_t slot = 0; slot < kLineSessions; slot++) {
-        if (const Found found = look(next, slot, tag_low, tag_high, distance)) return found;
-      }
+      if (const Found found = look(line_at(home, distance), tag_low, tag_high, distance)) return found;
     }
   return {};
 }
@@ -146,8 +145,7 @@ void SessionTable::sweep(uint64_t first, uint64_t count, Visit&& visit, Removed&
       const SessionValue session = unpack(value);
       if (visit(session)) continue;
       if (!line.value[slot].compare_exchange_strong(value, kDead, std::memory_order_seq_cst)) continue;
-      const uint64_t home = at >= session.distance ? at - session.distance : at + count_ - session.distance;
-      free(lines_[home], {&line, slot, session.distance});
+      free(lines_[home_from(at, session.distance, count_)], {&line, slot, session.distance});
       removed(session);
     }
   }
@@ -168,10 +166,8 @@ void SessionTable::recover(Visit&& visit) {
         continue;
       }
       const SessionValue session = unpack(value);
-      if (session.distance != 0) {
-        const uint64_t home = at >= session.distance ? at - session.distance : at + count_ - session.distance;
-        raise_away(lines_[home], session.distance);
-      }
+      if (session.distance != 0)
+        raise_away(lines_[home_from(at, session.distance, count_)], session.distance);
       visit(session);
     }
   }

@@ -61,8 +61,9 @@ void finish(benchmark::State& state, Rig& rig, const perf::CycleMeter& meter) {
 }
 
 // A share of packets are SYNs of new flows, which nothing follows; the rest hit established flows.
-void syns(benchmark::State& state, uint64_t flows, uint32_t per_cent, bool backends_change) {
-  Rig rig({1, 100}, flows);
+void syns(benchmark::State& state, uint64_t flows, uint32_t per_cent, bool backends_change,
+          const Shape& shape = {1, 100}) {
+  Rig rig(shape, flows);
   const Book book(rig, flows);
   NewFlows new_flows(flows);
   perf::Random random(5);
@@ -95,6 +96,16 @@ void syns(benchmark::State& state, uint64_t flows, uint32_t per_cent, bool backe
   assert(rig.stats().flows.reselected.get() == 0);
   finish(state, rig, meter);
   state.counters["moved"] = static_cast<double>(moved);
+  state.counters["sessions"] = static_cast<double>(rig.stats().sessions.active.get());
+}
+
+// New connections of clients that all have been there before: what a session costs each of them.
+void returning_clients(benchmark::State& state, uint64_t clients, Affinity affinity) {
+  Shape shape = {1, 100};
+  shape.affinity = affinity;
+  shape.clients = static_cast<uint32_t>(clients);
+  syns(state, clients, 100, false, shape);
+  assert(state.counters["sessions"] == (affinity == Affinity::client ? static_cast<double>(clients) : 0));
 }
 
 // A share of packets belong to flows that come and go: SYN, nine packets, FIN; the established ones stay.
@@ -303,6 +314,11 @@ void add(const std::string& name, std::function<void(benchmark::State&)> run) {
   for (const uint64_t flows : {uint64_t{100'000}, uint64_t{1'000'000}}) {
     const std::string count = "/" + std::to_string(flows);
     add("pipeline/ipip/new_flows" + count, [=](auto& state) { syns(state, flows, 100, false); });
+    for (const Affinity affinity : {Affinity::connection, Affinity::client}) {
+      const std::string name = affinity == Affinity::client ? "client" : "connection";
+      add("pipeline/ipip/returning/" + name + count,
+          [=](auto& state) { returning_clients(state, flows, affinity); });
+    }
     add("pipeline/ipip/syn_flood" + count, [=](auto& state) { syns(state, flows, 50, true); });
     add("pipeline/ipip/mixed_1" + count, [=](auto& state) { mixed(state, flows, 1); });
     add("pipeline/ipip/mixed_10" + count, [=](auto& state) { mixed(state, flows, 10); });

@@ -5,22 +5,29 @@
 #include <rte_errno.h>
 #include <rte_hash.h>
 #include <rte_hash_crc.h>
+#include <sched.h>
+#include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cassert>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "dataplane/flow_table.h"
+#include "dataplane/session_table.h"
 #include "perf/big_array.h"
 #include "perf/cycles.h"
 #include "perf/traffic.h"
+#include "src/session_key.h"
 
 namespace sluice {
 namespace {
@@ -113,6 +120,64 @@ struct Ours {
   uint32_t bits;
   perf::BigArray<FlowBucket> buckets;
   FlowTable table;
+};
+
+// ---- Sessions, as many threads share them
+
+struct Sessions {
+  explicit Sessions(uint64_t sessions)
+      : lines(session_lines_for(sessions)), memory(lines), table(memory.data(), lines) {}
+
+  uint64_t hash(const FlowKey4& key) const {
+    SessionKey session;
+    session.salt = 1;
+    std::memcpy(session.bytes.data(), &key, sizeof key);
+    return session_hash(session, secret);
+  }
+  void clear() { std::memset(static_cast<void*>(memory.data()), 0, memory.bytes()); }
+  uint32_t insert(const FlowKey4* keys, uint32_t count) {
+    uint32_t placed = 0;
+    uint64_t hashes[kBatch];
+    for (uint32_t first = 0; first < count; first += kBatch) {
+      const uint32_t step = std::min(kBatch, count - first);
+      for (uint32_t i = 0; i < step; i++) {
+        hashes[i] = hash(keys[first + i]);
+        table.prefetch(hashes[i]);
+      }
+      for (uint32_t i = 0; i < step; i++) {
+        const SessionValue session = {BackendId{7}, SessionKind::learnt, 0, kNowS, 0};
+        placed += table.find_or_make(hashes[i], session).found ? 1 : 0;
+      }
+    }
+    return placed;
+  }
+  template <uint32_t kStep>
+  uint32_t lookup(const FlowKey4* keys, uint32_t count) const {
+    uint32_t found = 0;
+    uint64_t hashes[kStep];
+    for (uint32_t i = 0; i < kStep; i++) {
+      hashes[i] = hash(keys[i]);
+      table.prefetch(hashes[i]);
+    }
+    const auto look = [&](uint64_t one) {
+      const SessionTable::Found session = table.find(one);
+      found += session && session.session().backend == BackendId{7} ? 1 : 0;
+    };
+    for (uint32_t i = kStep; i < count; i++) {
+      uint64_t& one = hashes[i % kStep];
+      look(one);
+      one = hash(keys[i]);
+      table.prefetch(one);
+    }
+    for (uint32_t i = 0; i < kStep; i++)
+      look(hashes[(count + i) % kStep]);
+    return found;
+  }
+
+  HashSecret secret = HashSecret::from_text(kDefaultSecretText);
+  uint64_t lines;
+  perf::BigArray<SessionLine> memory;
+  SessionTable table;
 };
 
 // ---- rte_hash
@@ -222,6 +287,9 @@ void lookup(benchmark::State& state, uint64_t flows) {
   if constexpr (std::is_same_v<Table, Ours>) {
     state.counters["table_bytes"] = static_cast<double>(table.buckets.bytes());
     state.SetLabel(table.buckets.pages());
+  } else if constexpr (std::is_same_v<Table, Sessions>) {
+    state.counters["table_bytes"] = static_cast<double>(table.memory.bytes());
+    state.SetLabel(table.memory.pages());
   }
 }
 
@@ -267,6 +335,52 @@ void insert(benchmark::State& state, uint64_t flows) {
       static_cast<double>(inserted - placed) / static_cast<double>(state.iterations());
   if constexpr (std::is_same_v<Table, Ours>)
     state.counters["table_bytes"] = static_cast<double>(table.buckets.bytes());
+}
+
+// Four threads at one table: they look up what is there, or fill it together. Cycles of all CPUs that they
+// may use, for each lookup or insert.
+void shared(benchmark::State& state, uint64_t sessions, bool inserts) {
+  constexpr uint32_t kThreads = 4;
+  Sessions& table = full<Sessions>(sessions);
+  cpu_set_t all;
+  CPU_ZERO(&all);
+  const auto cpus = static_cast<uint32_t>(std::min<long>(sysconf(_SC_NPROCESSORS_ONLN), kThreads));
+  for (uint32_t cpu = 0; cpu < cpus; cpu++)
+    CPU_SET(cpu, &all);
+  uint64_t took = 0, done = 0;
+  for ([[maybe_unused]] auto _ : state) {
+    if (inserts) table.clear();
+    std::atomic<uint64_t> found{0};
+    const uint64_t begin = perf::cycles();
+    std::vector<std::thread> threads;
+    for (uint32_t number = 0; number < kThreads; number++) {
+      threads.emplace_back([&, number] {
+        sched_setaffinity(0, sizeof all, &all);
+        auto keys = std::make_unique<Keys>();
+        perf::Random random(number + 1);
+        uint64_t here = 0;
+        for (uint64_t first = 0; first < sessions; first += kPrepared) {
+          if (inserts) {
+            if (first / kPrepared % kThreads != number) continue;
+            for (uint32_t i = 0; i < kPrepared; i++)
+              (*keys)[i] = key_of(std::min(first + i, sessions - 1));
+            here += table.insert(keys->data(), kPrepared);
+          } else {
+            if (first / kPrepared % kThreads != number) continue;
+            prepare_random(*keys, random, 0, sessions);
+            here += table.lookup<kBatch>(keys->data(), kPrepared);
+          }
+        }
+        found.fetch_add(here);
+      });
+    }
+    for (std::thread& thread : threads)
+      thread.join();
+    took += (perf::cycles() - begin) * cpus;
+    done += found.load();
+  }
+  perf::report(state, took, done);
+  state.counters["threads"] = kThreads;
 }
 
 // Every flow of a full table is over: what the sweep costs a flow.
@@ -366,6 +480,18 @@ void add(const std::string& name, std::function<void(benchmark::State&)> run, bo
         "flow_table/insert" + count, [=](auto& state) { insert<Ours>(state, flows); }, true);
     add(
         "flow_table/expire" + count, [=](auto& state) { expire(state, flows); }, true);
+  }
+  for (const uint64_t sessions : {uint64_t{100'000}, kMillion, 10 * kMillion}) {
+    const std::string count = "/" + std::to_string(sessions);
+    add("session_table/lookup" + count, [=](auto& state) { lookup<Sessions, kBatch>(state, sessions); });
+    add("session_table/miss" + count, [=](auto& state) { miss<Sessions>(state, sessions); });
+    add(
+        "session_table/insert" + count, [=](auto& state) { insert<Sessions>(state, sessions); }, true);
+    for (const bool inserts : {false, true}) {
+      add(
+          std::string("session_table/") + (inserts ? "insert" : "lookup") + "_by_four" + count,
+          [=](auto& state) { shared(state, sessions, inserts); }, true);
+    }
   }
   // As many as the table is made for, to the last one: how many find no place.
   for (const uint64_t flows : {uint64_t{1} << 18, uint64_t{1} << 20, uint64_t{1} << 26}) {

@@ -18,6 +18,8 @@ struct Shape {
   Family vip = Family::v4;
   Family backend = Family::v4;
   Forward forward = Forward::ipip;
+  Affinity affinity = Affinity::connection;
+  uint32_t clients = 0;  // that take turns; 0: few, with thousands of flows each
 };
 
 inline constexpr uint16_t kServicePort = 80;
@@ -44,6 +46,7 @@ inline Config make_config(const Shape& shape) {
     service.port = kServicePort;
     service.protocol = wire::kProtoTcp;
     service.forward = shape.forward;
+    service.affinity = shape.affinity;
     service.health.type = HealthConfig::Type::none;
     for (uint32_t j = 0; j < shape.backends; j++) {
       const IpAddress address = numbered(shape.backend, "10.0.0.1", "fd00::1", i * shape.backends + j);

@@ -66,7 +66,8 @@ inline uint16_t source_port(uint64_t flow) {
 // Frames as the clients of `shape` send them; flow n goes to service n modulo the number of services.
 class FrameMaker {
  public:
-  explicit FrameMaker(const Shape& shape) : v4_(shape.vip == Family::v4), services_(shape.services) {
+  explicit FrameMaker(const Shape& shape)
+      : v4_(shape.vip == Family::v4), services_(shape.services), clients_(shape.clients) {
     auto& ethernet = *reinterpret_cast<wire::Ethernet*>(frame_);
     ethernet.ether_type = net16(v4_ ? wire::kEtherIpv4 : wire::kEtherIpv6);
     const IpAddress vip = vip_of(shape, 0);
@@ -99,12 +100,14 @@ class FrameMaker {
 
   void write(uint64_t flow, uint8_t tcp_flags, uint8_t* at) {
     std::memcpy(at, frame_, sizeof frame_);
-    const uint32_t source = source_address(flow);
+    // Of many clients each has one flow, then each the next.
+    const uint32_t source =
+        clients_ == 0 ? source_address(flow) : net32(0x0b000000 + static_cast<uint32_t>(flow % clients_));
     const uint32_t vip = net32(first_vip_ + static_cast<uint32_t>(flow % services_));
     std::memcpy(at + (v4_ ? 26 : 34), &source, 4);
     std::memcpy(at + (v4_ ? 30 : 50), &vip, 4);
     auto& tcp = *reinterpret_cast<wire::Tcp*>(at + transport_at());
-    tcp.source_port = source_port(flow);
+    tcp.source_port = clients_ == 0 ? source_port(flow) : source_port(flow / clients_);
     tcp.flags = tcp_flags;
   }
 
@@ -114,6 +117,7 @@ class FrameMaker {
   }
   bool v4_;
   uint32_t services_;
+  uint32_t clients_;
   uint32_t first_vip_ = 0;  // its last four bytes, host order
   alignas(64) uint8_t frame_[80] = {};
 };

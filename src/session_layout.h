@@ -6,9 +6,10 @@
 //
 // An array of lines of four sessions each, two a line at the advertised capacity: 32 bytes a session. A
 // session lives in its home line, which the high half of its hash scales to, or, where that was full, in one
-// of the next kReach - 1; it never moves. Its home counts those that live elsewhere, and how far the farthest
-// does, so a lookup touches one line unless there are some. Place and entry together give the whole 64-bit
-// hash back.
+// of kReach - 1 others: first the other one of the pair (128 bytes, which processors like to fetch together),
+// then those of the next pairs. It never moves. Its home counts those that live elsewhere, and how far the
+// farthest does, so a lookup touches one line unless there are some. Place and entry together give the whole
+// 64-bit hash back.
 //
 // An entry is live exactly when its `value` says so. That one word also says everything that changes, so
 // every change is one compare-and-swap, and a process killed at any instant leaves whole sessions. Words of a
@@ -22,7 +23,12 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "src/size_limits.h"
 #include "src/tables.h"
@@ -110,6 +116,39 @@ constexpr bool is_over(const SessionValue& session, const ServiceRecord& service
   }
 }
 
+// ---- Which sessions of a line have these tags: bit i for slot i. A hint, as the slot may be another's by
+// the time that its value is read. As a plain loop, and with SSE2; a test holds them equal.
+
+namespace portable {
+inline uint32_t matching_sessions(const SessionLine& line, uint32_t tag_low, uint32_t tag_high) {
+  uint32_t mask = 0;
+  for (uint32_t slot = 0; slot < kLineSessions; slot++) {
+    const bool matches = (line.tag_low[slot].load(std::memory_order_relaxed) == tag_low) &
+                         (line.tag_high[slot].load(std::memory_order_relaxed) == tag_high);
+    mask |= static_cast<uint32_t>(matches) << slot;
+  }
+  return mask;
+}
+}  // namespace portable
+
+// ThreadSanitizer does not know such loads.
+#if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
+namespace sse2 {
+inline uint32_t matching_sessions(const SessionLine& line, uint32_t tag_low, uint32_t tag_high) {
+  const __m128i lows = _mm_load_si128(reinterpret_cast<const __m128i*>(line.tag_low));
+  const __m128i highs = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(line.tag_high));
+  const __m128i low_matches = _mm_cmpeq_epi32(lows, _mm_set1_epi32(static_cast<int>(tag_low)));
+  const __m128i high_matches = _mm_cmpeq_epi16(highs, _mm_set1_epi16(static_cast<short>(tag_high)));
+  const __m128i both = _mm_and_si128(low_matches, _mm_unpacklo_epi16(high_matches, high_matches));
+  return static_cast<uint32_t>(_mm_movemask_ps(_mm_castsi128_ps(both)));
+}
+}  // namespace sse2
+static_assert(offsetof(SessionLine, tag_low) % 16 == 0);
+using sse2::matching_sessions;
+#else
+using portable::matching_sessions;
+#endif
+
 // ---- Hash and place. Tags 0 and 1 mean something else, so no session has them.
 
 constexpr uint64_t session_identity(uint64_t hash) {
@@ -117,6 +156,15 @@ constexpr uint64_t session_identity(uint64_t hash) {
 }
 constexpr uint64_t session_home(uint64_t hash, uint64_t lines) {
   return (hash >> 32) * lines >> 32;
+}
+// The line `distance` steps from the home, and back. `lines` is even.
+constexpr uint64_t line_from(uint64_t home, uint32_t distance, uint64_t lines) {
+  const uint64_t at = (home ^ (distance & 1)) + (distance & ~1u);
+  return at < lines ? at : at - lines;
+}
+constexpr uint64_t home_from(uint64_t at, uint32_t distance, uint64_t lines) {
+  const uint64_t pairs = distance & ~1u;
+  return (at >= pairs ? at - pairs : at + lines - pairs) ^ (distance & 1);
 }
 // The least high half of a hash whose home is this line.
 constexpr uint64_t first_high(uint64_t home, uint64_t lines) {
@@ -126,7 +174,7 @@ constexpr uint64_t first_high(uint64_t home, uint64_t lines) {
 inline constexpr uint64_t kSessionLinesMin = 1ULL << 17;
 
 constexpr uint64_t session_lines_for(uint64_t sessions_max) {
-  return sessions_max / 2 < kSessionLinesMin ? kSessionLinesMin : (sessions_max + 1) / 2;
+  return sessions_max / 2 < kSessionLinesMin ? kSessionLinesMin : (sessions_max + 3) / 4 * 2;
 }
 constexpr uint64_t sessions_capacity(uint64_t lines) {
   return lines * 2;
@@ -152,8 +200,7 @@ void each_session(const SessionLine* lines, uint64_t count, uint64_t first, uint
       std::atomic_thread_fence(std::memory_order_acquire);
       if (line.tag_low[slot].load(std::memory_order_relaxed) != tag_low) continue;  // another's by now
       const SessionValue session = unpack(value);
-      const uint64_t home = at >= session.distance ? at - session.distance : at + count - session.distance;
-      const uint64_t least = first_high(home, count);
+      const uint64_t least = first_high(home_from(at, session.distance, count), count);
       visit(SessionSeen{(least + ((tag_high - least) & 0xffff)) << 32 | tag_low, session});
     }
   }
