@@ -253,8 +253,11 @@ std::vector<Taker> Compilation::takers_after(const Service& service,
 void Compilation::build_lookup(const Service& service, const std::vector<Taker>& takers) {
   changed_ = true;
   std::vector<BackendId> ids;
-  for (const Taker& taker : takers)
+  std::vector<uint16_t> weights;
+  for (const Taker& taker : takers) {
     ids.push_back(taker.id);
+    weights.push_back(static_cast<uint16_t>(taker.weight));
+  }
   const uint64_t start_ns = monotonic_ns();
   const TakersTable table = table_of(service.config.method, takers, service.config.lookup_slots);
   if (!takers.empty()) {
@@ -263,7 +266,7 @@ void Compilation::build_lookup(const Service& service, const std::vector<Taker>&
     tables_built_++;
     slots_built_ += table.slots.size();
   }
-  publisher_.set_members(service.id, ids);
+  publisher_.set_members(service.id, ids, weights);
   publisher_.set_lookup(service.id, table.slots, maglev_checksum(table.members, table.slots));
 }
 

@@ -91,7 +91,7 @@ bool Publisher::adopt_parts(const Generation& generation) {
 bool Publisher::adopt_service(const ServiceRecord& service) {
   if (service.lookup != 0 && !memory_.take(service.lookup, service.lookup_slots * sizeof(uint16_t)))
     return false;
-  if (service.members != 0 && !memory_.take(service.members, service.members_count * sizeof(BackendId)))
+  if (service.members != 0 && !memory_.take(service.members, members_bytes(service.members_count)))
     return false;
   return service.twins == 0 || memory_.take(service.twins, service.twins_count * sizeof(Twin));
 }
@@ -204,12 +204,22 @@ void Publisher::set_lookup(ServiceId id, std::span<const uint16_t> positions, ui
     std::memcpy(at<std::byte>(service.lookup), positions.data(), positions.size_bytes());
 }
 
-void Publisher::set_members(ServiceId id, std::span<const BackendId> members) {
+void Publisher::set_members(ServiceId id, std::span<const BackendId> members,
+                            std::span<const uint16_t> weights) {
   ServiceRecord& service = edit_service(id);
-  replace({service.members, service.members_count * sizeof(BackendId)});
-  service.members = members.empty() ? 0 : allocate(members.size_bytes());
+  replace({service.members, members_bytes(service.members_count)});
+  service.members = members.empty() ? 0 : allocate(members_bytes(members.size()));
   service.members_count = service.members != 0 ? static_cast<uint32_t>(members.size()) : 0;
-  if (service.members != 0) std::memcpy(at<std::byte>(service.members), members.data(), members.size_bytes());
+  if (service.members == 0) return;
+  auto* const ids = at<BackendId>(service.members);
+  std::copy(members.begin(), members.end(), ids);
+  auto* const behind = reinterpret_cast<uint16_t*>(ids + members.size());
+  if (weights.empty()) {
+    std::fill_n(behind, members.size(), uint16_t{1});
+  } else {
+    assert(weights.size() == members.size());
+    std::copy(weights.begin(), weights.end(), behind);
+  }
 }
 
 void Publisher::set_twins(ServiceId id, std::span<const Twin> twins) {

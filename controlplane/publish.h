@@ -71,7 +71,8 @@ class Publisher {
   // lookup_slots, lookup_checksum, members and members_count, twins and twins_count. The first two are empty
   // when nobody takes new flows.
   void set_lookup(ServiceId id, std::span<const uint16_t> positions, uint64_t checksum);
-  void set_members(ServiceId id, std::span<const BackendId> members);
+  // `weights`: as many as members, or none, for 1 each.
+  void set_members(ServiceId id, std::span<const BackendId> members, std::span<const uint16_t> weights = {});
   void set_twins(ServiceId id, std::span<const Twin> twins);
   struct Vip {
     IpAddress vip;

@@ -23,11 +23,13 @@ namespace sluice {
 class Pipeline {
  public:
   // `tsc_hz`: of the clock that age() is told. The worker of number 0 ages the sessions of all.
-  Pipeline(FlowTable& flows, SessionTable& sessions, WorkerStats& stats, uint64_t tsc_hz, uint32_t number = 0)
+  // `workers`: of all workers (Tracker).
+  Pipeline(FlowTable& flows, SessionTable& sessions, WorkerStats& stats, uint64_t tsc_hz, uint32_t number = 0,
+           std::span<const WorkerStats> workers = {})
       : flows_(flows),
         sessions_(sessions),
         stats_(stats),
-        tracker_(flows, sessions, stats),
+        tracker_(flows, sessions, stats, workers, number),
         tsc_hz_(tsc_hz),
         ages_sessions_(number == 0) {}
 

@@ -171,8 +171,8 @@ int run(const Options& options) {
   SessionTable sessions = instance->sessions();
   std::vector<std::unique_ptr<Worker>> workers;
   for (uint16_t i = 0; i < options.workers; i++) {
-    WorkerStats& stats = instance->stats().workers[i];
-    stats.cpu.set(cores->workers[i]);
+    const std::span stats(instance->stats().workers, options.workers);
+    stats[i].cpu.set(cores->workers[i]);
     workers.push_back(std::make_unique<Worker>(i, ports, flow_buckets(instance->flows_base(), i),
                                                instance->bucket_bits(), sessions, stats, rte_get_tsc_hz(),
                                                options.sleep_max_us));

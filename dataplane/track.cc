@@ -81,7 +81,18 @@ uint32_t remaining_s(FlowTable::Place place, const TablesView& tables, uint32_t 
 // Of a new flow: its session's backend, or else the lookup table's.
 inline bool Tracker::choose(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s) {
   if (session != kNoSession) return choose_by_session(packet, session, tables, now_s);
-  return select(packet, packet.hash, tables);
+  return select(packet, choice_hash(packet, tables), tables);
+}
+
+// Then, of one that begins here and has its place: who it is by the method, if that is not a hash.
+inline void Tracker::choose_by_method(Packet& packet, uint64_t session, FlowTable::Place place,
+                                      FlowState first, const TablesView& tables) {
+  const ServiceRecord& service = tables.service(packet.service);
+  if (!Chooser::decides(service) || session != kNoSession || first == FlowState::midstream) [[likely]]
+    return;
+  packet.backend = chooser_.choose(packet.service, service, tables);
+  packet.record = &tables.backend(packet.backend);
+  place.set_backend(packet.backend);
 }
 
 // What a tracked flow's packet finds.
@@ -148,8 +159,12 @@ void Tracker::count_new(const Packet& packet) {
                                         const TablesView& tables, uint32_t now_s, Sums& sums) {
   const BackendId tracked = place.backend();
   if (!found.keeps && reset(packet, place, tables, sums)) return;
-  if (!choose(packet, session_of(packet, tables), tables, now_s)) return;
+  const uint64_t session = session_of(packet, tables);
+  if (!choose(packet, session, tables, now_s)) return;
   stats_.backends[index(tracked)].flows_active.subtract(1);
+  const FlowState first = first_state(packet);
+  place.set_backend(packet.backend);
+  choose_by_method(packet, session, place, first, tables);
   stats_.backends[index(packet.backend)].flows_active.add(1);
   count_new(packet);
   if (!found.keeps) {
@@ -163,8 +178,6 @@ void Tracker::count_new(const Packet& packet) {
     sums.expired++;
     sums.inserted++;
   }
-  const FlowState first = first_state(packet);
-  place.set_backend(packet.backend);
   place.touch(first, now_s);
   flows_.expect(place, now_s, idle_timeout_s(tables.service(packet.service), first));
 }
@@ -218,6 +231,7 @@ template <bool at_home>
     sums.untracked += gives_up;
     return gives_up;
   }
+  choose_by_method(packet, session, inserted.place, first, tables);
   packet.how = FlowHow::created;
   sums.inserted++;
   sums.active++;
@@ -358,7 +372,7 @@ void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
         steady = Steady(packet.service, tables.service(packet.service), now_s);
       if (steady.stateless) [[unlikely]] {
         packet.how = FlowHow::stateless;
-        select(packet, packet.hash, tables);
+        select(packet, choice_hash(packet, tables), tables);
         return;
       }
       has_sessions |= steady.has_sessions;

@@ -7,6 +7,9 @@
 // began before we saw it, or was forgotten) is selected by the lookup table, as every other balancer would,
 // and tracked as unconfirmed. UDP: the second datagram confirms.
 //
+// A method that looks at more than the packet (chooser.h) has the last word on a flow that begins here and
+// has got a place; the others' packets, and those of the next balancer, are selected by hash.
+//
 // A flow whose backend is gone is selected afresh; where the service says so, a TCP one is forgotten instead,
 // and its packet becomes a reset to the client (reset.h). A backend that failed and keeps its flows all the
 // same has none opened on it: a SYN selects afresh.
@@ -27,6 +30,7 @@
 #include <span>
 
 #include "dataplane/batch.h"
+#include "dataplane/chooser.h"
 #include "dataplane/flow_table.h"
 #include "dataplane/session_table.h"
 #include "src/stats.h"
@@ -35,8 +39,13 @@ namespace sluice {
 
 class Tracker {
  public:
-  Tracker(FlowTable& flows, SessionTable& sessions, WorkerStats& stats)
-      : flows_(flows), sessions_(sessions), stats_(stats) {}
+  // `workers`: those of all workers that run, of which `stats` is number `number`; none: it is alone.
+  Tracker(FlowTable& flows, SessionTable& sessions, WorkerStats& stats,
+          std::span<const WorkerStats> workers = {}, uint32_t number = 0)
+      : flows_(flows),
+        sessions_(sessions),
+        stats_(stats),
+        chooser_(workers.empty() ? std::span<const WorkerStats>(&stats, 1) : workers, number) {}
 
   // `now_s`: CLOCK_MONOTONIC seconds.
   void track(Batch& batch, const TablesView& tables, uint32_t now_s);
@@ -95,6 +104,8 @@ class Tracker {
   uint64_t session_of(const Packet& packet, const TablesView& tables) const;
   bool take_key(Packet& packet, const TablesView& tables);
   bool choose(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s);
+  void choose_by_method(Packet& packet, uint64_t session, FlowTable::Place place, FlowState first,
+                        const TablesView& tables);
   bool choose_by_session(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s);
   bool follow_session(Packet& packet, SessionTable::Found& found, uint64_t session, const TablesView& tables,
                       uint32_t now_s);
@@ -105,6 +116,7 @@ class Tracker {
   FlowTable& flows_;
   SessionTable& sessions_;
   WorkerStats& stats_;
+  Chooser chooser_;
   uint64_t sessions_swept_ = 0;  // the line to go on with
   bool many_unknown_ = false;    // of the last batch's packets; only how to look depends on it
 };

@@ -8,12 +8,6 @@
 namespace sluice {
 namespace {
 
-IpAddress source_of(const Packet& packet) {
-  const uint8_t* ip = packet.data + sizeof(wire::Ethernet);
-  return packet.family == Family::v4 ? IpAddress::v4(reinterpret_cast<const wire::Ipv4*>(ip)->source)
-                                     : IpAddress::v6(ip + offsetof(wire::Ipv6, source));
-}
-
 // The service whose session this is: its times hold.
 const ServiceRecord* service_of(const TablesView& tables, const SessionValue& session) {
   const BackendRecord& backend = tables.backend(session.backend);

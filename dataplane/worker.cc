@@ -36,13 +36,13 @@ void apply(const Packet& packet, rte_mbuf* mbuf) {
 }  // namespace
 
 Worker::Worker(uint16_t queue, std::span<const PortInfo> ports, FlowBucket* buckets, uint32_t bucket_bits,
-               SessionTable& sessions, WorkerStats& stats, uint64_t tsc_hz, uint32_t sleep_max_us)
+               SessionTable& sessions, std::span<WorkerStats> stats, uint64_t tsc_hz, uint32_t sleep_max_us)
     : queue_(queue),
       ports_(ports),
       flows_(buckets, bucket_bits),
       sessions_(sessions),
-      stats_(stats),
-      pipeline_(flows_, sessions, stats, tsc_hz, queue),
+      stats_(stats[queue]),
+      pipeline_(flows_, sessions, stats_, tsc_hz, queue, stats),
       tsc_hz_(tsc_hz),
       sleep_max_us_(sleep_max_us),
       now_s_(static_cast<uint32_t>(monotonic_ns() / 1'000'000'000)) {

@@ -22,9 +22,10 @@ namespace sluice {
 
 class Worker {
  public:
-  // `queue`: this worker's queue on every port, and its number. `sessions` is shared by all workers.
+  // `queue`: this worker's queue on every port, and its number. `sessions` is shared by all workers; `stats`
+  // are those of all that run.
   Worker(uint16_t queue, std::span<const PortInfo> ports, FlowBucket* buckets, uint32_t bucket_bits,
-         SessionTable& sessions, WorkerStats& stats, uint64_t tsc_hz, uint32_t sleep_max_us);
+         SessionTable& sessions, std::span<WorkerStats> stats, uint64_t tsc_hz, uint32_t sleep_max_us);
 
   // Until `stop`. Runs on the worker's lcore.
   void run();

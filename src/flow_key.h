@@ -47,6 +47,9 @@ inline constexpr std::string_view kDefaultSecretText = "sluice";
 uint64_t flow_hash(const FlowKey4& key, const HashSecret& secret);
 uint64_t flow_hash(const FlowKey6& key, const HashSecret& secret);
 
+// Of the client's address alone: `source-hash`.
+inline uint64_t client_hash(const IpAddress& client, const HashSecret& secret);
+
 // The slot of a lookup table of `slots` entries: the high bits of the hash scaled to the table, no division.
 // The flow table takes the low bits.
 constexpr uint32_t lookup_slot(uint64_t hash, uint32_t slots) {

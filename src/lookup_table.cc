@@ -314,6 +314,7 @@ bool lookup_build(Method method, std::span<const MaglevMember> all, std::span<ui
       fill = ring;
       break;
     case Method::modulo:
+    case Method::round_robin:
     case Method::weighted_round_robin:
       fill = repeat_schedule;
       break;

@@ -19,7 +19,7 @@
 //               by 8 %). A slot goes to the first point from its own place on. Points are doubled until there
 //               are 100 a member on average, and halved beyond kRingPointsMax.
 //   modulo      slot i to member i modulo their number, in key order; with weights, to their schedule.
-//   weighted_round_robin
+//   round_robin, weighted_round_robin
 //               that schedule, to walk through: after any number of slots from the first, each member has had
 //               its share of them, to less than one.
 //   the others  as maglev: for the packets whose choice must be the same on every balancer.

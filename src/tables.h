@@ -73,7 +73,7 @@ struct alignas(64) ServiceRecord {
   uint16_t port;          // host order; 0: any port
   uint32_t lookup_slots;  // limits::kLookupSlotsDefault or kLookupSlotsLarge
   Offset64 lookup;        // uint16_t[lookup_slots], positions in `members`; 0: nobody takes new flows
-  Offset64 members;       // BackendId[members_count], ordered by name
+  Offset64 members;  // BackendId[members_count], ordered by name; behind them their weights, uint16_t each
   uint32_t members_count;
   // Seconds without a packet after which a flow is forgotten, by its state (idle_timeout_s in
   // src/flow_layout.h): established up to limits::kIdleTimeoutMax, the others up to kIdleTimeoutShortMax.
@@ -104,6 +104,10 @@ struct alignas(64) ServiceRecord {
   uint8_t reserved3[32];
 };
 static_assert(sizeof(ServiceRecord) == 128 && offsetof(ServiceRecord, session_salt) == 64);
+constexpr uint64_t members_bytes(uint64_t members_count) {
+  return members_count * (sizeof(BackendId) + sizeof(uint16_t));
+}
+static_assert(limits::kWeightMax <= UINT16_MAX);
 
 // In a group: a backend of another service, and the one of the same name in this service.
 struct Twin {
@@ -314,6 +318,7 @@ inline constexpr SegmentKind kTablesSegment = {"tables", "sluiced", 0x73656c6261
                                                             offsetof(ServiceRecord, idle_s),
                                                             offsetof(ServiceRecord, flags),
                                                             offsetof(ServiceRecord, method),
+                                                            members_bytes(1),
                                                             offsetof(ServiceRecord, vip),
                                                             offsetof(ServiceRecord, session_salt),
                                                             offsetof(ServiceRecord, key_offset),
@@ -377,6 +382,14 @@ class TablesView {
   std::span<const BackendId> members(const ServiceRecord& service) const {
     return service.members == 0 ? std::span<const BackendId>()
                                 : std::span(at<BackendId>(service.members), service.members_count);
+  }
+
+  // Of the members, in the lookup table.
+  std::span<const uint16_t> weights(const ServiceRecord& service) const {
+    return service.members == 0 ? std::span<const uint16_t>()
+                                : std::span(reinterpret_cast<const uint16_t*>(at<BackendId>(service.members) +
+                                                                              service.members_count),
+                                            service.members_count);
   }
 
   std::span<const Twin> twins(const ServiceRecord& service) const {

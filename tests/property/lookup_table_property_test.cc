@@ -110,9 +110,8 @@ TEST(LookupTable, MethodsThatDecideInTheDataPlaneHaveMaglevs) {
   const auto members = members_of(weights);
   Table maglev(251), table(251);
   ASSERT_TRUE(maglev_build(members, maglev));
-  for (const Method method :
-       {Method::source_hash, Method::round_robin, Method::random, Method::least_connections,
-        Method::weighted_least_connections, Method::power_of_two}) {
+  for (const Method method : {Method::source_hash, Method::random, Method::least_connections,
+                              Method::weighted_least_connections, Method::power_of_two}) {
     ASSERT_TRUE(lookup_build(method, members, table));
     EXPECT_EQ(table, maglev) << name_of(method);
   }
@@ -211,8 +210,9 @@ TEST(LookupTableBalance, ModuloWithoutWeightsIsTheRemainder) {
     EXPECT_EQ(table[slot], slot % 7);
 }
 
-// No less even than if each slot drew its owner by weight: the chi-square of the shares is at most the 99.9 % point of
-// a draw's (normal approximation by Wilson and Hilferty). It is less, as darts come regularly. Input is fixed.
+// No less even than if each slot drew its owner by weight: the chi-square of the shares is at most the 99.9 %
+// point of a draw's (normal approximation by Wilson and Hilferty). It is less, as darts come regularly. Input
+// is fixed.
 TEST(LookupTableBalance, RendezvousIsAtLeastAsEvenAsADrawByWeight) {
   Weights weights;
   for (uint32_t i = 0; i < 400; i++)

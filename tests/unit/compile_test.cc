@@ -256,10 +256,9 @@ TEST(Compile, AChangeCostsWhatItChanges) {
 
   const BackendPlace place{4, 50};
   model.set_weight(place, 10);
-  EXPECT_EQ(new_parts(1), (Sizes{kRoot, kTable, 100 * sizeof(BackendId), kServicePage, kColdPage}));
+  EXPECT_EQ(new_parts(1), (Sizes{kRoot, kTable, members_bytes(100), kServicePage, kColdPage}));
   model.set_admin(place, Admin::drain, monotonic_ns());
-  EXPECT_EQ(new_parts(1),
-            (Sizes{kRoot, kTable, 99 * sizeof(BackendId), kServicePage, kBackendPage, kColdPage}));
+  EXPECT_EQ(new_parts(1), (Sizes{kRoot, kTable, members_bytes(99), kServicePage, kBackendPage, kColdPage}));
   model.set_admin(place, Admin::maint, monotonic_ns());  // loses its flows; takes no new ones as before
   EXPECT_EQ(new_parts(0), (Sizes{kRoot, kBackendPage, kColdPage}));
   NextHop hop = next_hop();
@@ -274,8 +273,7 @@ TEST(Compile, AChangeCostsWhatItChanges) {
   model.set_secret("another");
   EXPECT_EQ(new_parts(0), (Sizes{kRoot}));
   model.edit_all()[1].config.lookup_slots = limits::kLookupSlotsLarge;
-  EXPECT_EQ(new_parts(1),
-            (Sizes{kRoot, limits::kLookupSlotsLarge * 2, 100 * sizeof(BackendId), kServicePage}));
+  EXPECT_EQ(new_parts(1), (Sizes{kRoot, limits::kLookupSlotsLarge * 2, members_bytes(100), kServicePage}));
 }
 
 // 20 services at once, in portions of 8 tables: each publishes whole services and leaves the rest noted; who

@@ -25,7 +25,7 @@ inline std::vector<std::pair<Offset64, uint64_t>> parts_of(const TablesView& vie
     for (uint32_t i = 0; i < kPageRecords; i++) {
       const ServiceRecord& service = view.service(ServiceId{page * kPageRecords + i});
       add(service.lookup, service.lookup_slots * sizeof(uint16_t));
-      add(service.members, service.members_count * sizeof(BackendId));
+      add(service.members, members_bytes(service.members_count));
       add(service.twins, service.twins_count * sizeof(Twin));
     }
   }
