@@ -12,6 +12,7 @@
 #include "controlplane/message.h"
 #include "controlplane/report.h"
 #include "controlplane/takers.h"
+#include "controlplane/totals.h"
 #include "src/flow_key.h"
 #include "src/flow_layout.h"
 #include "src/reason.h"
@@ -89,13 +90,17 @@ class Explanation {
 
     const uint64_t hash = hash_of(question_, tables_.generation().secret);
     out_["hash"] = fmt::format("{:016x}", hash);
+    out_["method"] = name_of(service->config.method);
     const bool stateless = service->config.affinity == Affinity::none;
     if (stateless) say("it has no affinity: each packet goes by the lookup table alone");
     const std::optional<BackendId> kept = stateless ? std::nullopt : from_flow_table(id, hash);
-    if (resets_) return end_with_reset(*service, hash);
-    const std::optional<BackendId> chosen = kept ? kept : from_lookup_table(*service, hash);
+    const uint64_t choice = service->config.method == Method::source_hash
+                                ? client_hash(question_.client, tables_.generation().secret)
+                                : hash;
+    if (resets_) return end_with_reset(*service, choice);
+    const std::optional<BackendId> chosen = kept ? kept : from_lookup_table(*service, choice);
     if (!chosen) return end("drop", Reason::no_backend);
-    if_gone(*service, *chosen, hash);
+    if_gone(*service, *chosen, choice);
     return forward_to(*service, *chosen);
   }
 
@@ -165,10 +170,50 @@ class Explanation {
     const BackendId id = tables_.select(record, hash);
     out_["slot"] = slot;
     out_["slots"] = record.lookup_slots;
-    if (service.config.method != Method::maglev) say("its method is {}", name_of(service.config.method));
+    say_method(service);
     say("slot {} of {} in the lookup table is {}'s", slot, record.lookup_slots,
         tables_.backend_cold(id).name);
     return id;
+  }
+
+  // Where the lookup table is not all, or not asked by the flow.
+  void say_method(const Service& service) {
+    const Method method = service.config.method;
+    if (method == Method::maglev) return;
+    std::string how = fmt::format("its method is {}", name_of(method));
+    if (method == Method::source_hash) how += ": the client's address alone decides";
+    if (needs_flow_table(method)) {
+      how += fmt::format(
+          ": a new {} goes to {}; by the lookup table goes what began elsewhere, or has no place in "
+          "the flow table",
+          question_.protocol == wire::kProtoTcp ? "connection" : "flow", whom_by(service));
+    }
+    say("{}", how);
+  }
+
+  // The method's choice, as far as it can be told from here.
+  std::string whom_by(const Service& service) const {
+    switch (service.config.method) {
+      case Method::round_robin:
+      case Method::weighted_round_robin:
+        return "the next in turn";
+      case Method::random:
+        return "any, by weight";
+      case Method::power_of_two:
+        return "the one of two drawn by weight that has fewer active flows for its weight";
+      default:
+        break;
+    }
+    const StatsSegment* stats = daemon_.dataplane().stats();
+    const std::vector<Taker> takers = takers_of(service);
+    if (stats == nullptr || takers.empty()) return "the one with the fewest active flows for its weight";
+    const auto load = [&](const Taker& taker) {
+      return static_cast<double>(flows_active(*stats, taker.id) + 1) / taker.weight;
+    };
+    const Taker& least = *std::min_element(takers.begin(), takers.end(),
+                                           [&](const Taker& a, const Taker& b) { return load(a) < load(b); });
+    return fmt::format("the one with the fewest active flows for its weight, now {} with {}", least.name,
+                       flows_active(*stats, least.id));
   }
 
   // What a failure of the backend would mean for this flow.
