@@ -1,6 +1,6 @@
 // The worker's whole pipeline without a NIC: parse, classify, track, rewrite, account, age (perf/rig.h says
-// what is measured). All packets are hits of established flows: uniform and Zipf, and how the cost grows with
-// flows, backends and services. Items are packets.
+// what is measured). Hits of established flows: uniform and Zipf, and how the cost grows with flows, backends
+// and services; and, by each method, new flows only, whose SYNs nothing follows. Items are packets.
 #include <cassert>
 #include <cstdint>
 #include <memory>
@@ -66,6 +66,30 @@ void zipf(benchmark::State& state, const Shape& shape, uint64_t flows) {
   measure(state, rig, [&](uint8_t&) { return ranks.next(random) * 0x9e3779b1 % flows; });
 }
 
+// One method after the other on the same flow table, which such flows soon fill: the newer take the older
+// ones' place.
+void new_by(benchmark::State& state, Method method, uint32_t backends, uint64_t flows) {
+  Rig& rig = rig_of("new_by/" + std::to_string(backends), {1, backends}, flows);
+  static uint64_t next = uint64_t{1} << 32;  // never came before
+  rig.model.edit_all()[0].config.method = method;
+  const Result<Compiled> compiled = compile(rig.model, rig.publisher, nullptr);
+  assert(compiled);
+  rig.publisher.reclaim(compiled->generation);
+  perf::CycleMeter meter;
+  for ([[maybe_unused]] auto _ : state) {
+    rig.receive_batch([&](uint8_t& tcp_flags) {
+      tcp_flags = wire::kTcpSyn;
+      return next++;
+    });
+    meter.start();
+    rig.run();
+    meter.stop();
+  }
+  assert(rig.all_forwarded());
+  perf::report(state, meter.total(), static_cast<uint64_t>(state.iterations()) * limits::kBatchMax);
+  state.SetLabel(rig.pages());
+}
+
 void add(const std::string& name, std::function<void(benchmark::State&)> run) {
   benchmark::RegisterBenchmark(name.c_str(), std::move(run));
 }
@@ -97,6 +121,15 @@ void add(const std::string& name, std::function<void(benchmark::State&)> run) {
     grow("backends", {1, backends}, backends, backends == 100);
   for (const uint32_t services : {1u, 10u, 100u, 1'000u, 10'000u})
     grow("services", {services, 10}, services, services == 10);
+  for (const uint32_t backends : {10u, 100u, 1'000u}) {
+    for (const auto& [method_name, chosen] : kMethods) {
+      const Method method = chosen;
+      // The other tables are used as Maglev's is.
+      if (method != Method::maglev && method != Method::source_hash && !needs_flow_table(method)) continue;
+      add("pipeline/ipip/new_by/" + std::string(method_name) + "/backends:" + std::to_string(backends),
+          [=](auto& state) { new_by(state, method, backends, kSmall); });
+    }
+  }
   return true;
 }();
 

@@ -27,7 +27,7 @@ SMALL = re.compile(r"/flows:\d+$|^flow_table/fill/262144$|^pipeline/(ipip6|l2dsr
 # What a quick run leaves out besides the large sizes: variants, and some points of each curve.
 NOT_QUICK = re.compile(r"/(distance|batch):|^(flow_table|rte_hash|pipeline)/.*/100000$|^maglev/.*/backends:(10|10000)$"
                        r"|/backends/100$|/services/(10|1000)$|^publish/.*/services:100/backends:100$"
-                       r"|^publish/(drain|nothing)/")
+                       r"|^publish/(drain|nothing)/|/new_by/.*/backends:10(00)?$")
 
 # name -> the one it is compared with in "ratio". Others are compared with their floor.
 PARTNERS = [(re.compile(pattern), partner) for pattern, partner in (
