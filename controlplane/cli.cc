@@ -63,6 +63,7 @@ int run(int argc, char** argv) {
   add_backend(app, arguments, action);
   add_config(app, arguments, action);
   add_overrides(app, arguments, action);
+  add_session(app, arguments, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::RequiredError& error) {

@@ -43,6 +43,10 @@ struct Arguments {
   std::string time_max = "10m";  // of that
   std::string weight;
   std::string protocol, client, vip;
+  std::string key;  // of a session
+  std::string ttl;
+  bool only_pinned = false;
+  bool only_counts = false;
 };
 
 using Action = std::function<int()>;  // returns the exit code
@@ -52,6 +56,7 @@ void add_show(CLI::App& app, Arguments& arguments, Action& action);       // cli
 void add_backend(CLI::App& app, Arguments& arguments, Action& action);    // cli_backend.cc
 void add_config(CLI::App& app, Arguments& arguments, Action& action);     // cli_config.cc
 void add_overrides(CLI::App& app, Arguments& arguments, Action& action);  // cli_override.cc
+void add_session(CLI::App& app, Arguments& arguments, Action& action);    // cli_session.cc
 
 void print(const std::string& text);
 void complain(const Error& error);

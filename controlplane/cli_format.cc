@@ -306,6 +306,32 @@ std::string notes_on_flows(const json& response) {
          table.text();
 }
 
+std::string format_sessions(const json& response) {
+  std::string out;
+  if (!response.at("sessions").empty()) {
+    TextTable table({"SERVICE", "BACKEND", "HASH", "KIND", "IDLE", "AGE", "LEFT"});
+    for (const json& session : response.at("sessions")) {
+      const auto seconds = [&](const char* key) {
+        return session.contains(key) ? duration(session.at(key)) : std::string("-");
+      };
+      table.add({text_of(session, "service"), text_of(session, "backend"), text_of(session, "hash"),
+                 text_of(session, "kind"), seconds("idle_s"), seconds("age_s"), seconds("left_s")});
+    }
+    out = table.text();
+  }
+  if (response.contains("hash"))
+    return out.empty() ? "no session: new connections go by the lookup table\n" : out;
+  TextTable counts({"SERVICE", "BACKEND", "SESSIONS", "LEARNT", "PINNED"});
+  for (const json& backend : response.at("backends")) {
+    counts.add({text_of(backend, "service"), text_of(backend, "backend"), count_of(backend, "sessions"),
+                count_of(backend, "learnt"), count_of(backend, "pinned")});
+  }
+  const uint64_t total = response.at("total").get<uint64_t>(),
+                 capacity = response.at("capacity").get<uint64_t>();
+  return out + (out.empty() ? "" : "\n") + (total == 0 ? "" : counts.text() + "\n") +
+         fmt::format("{} sessions; the table is made for {}\n", total, capacity);
+}
+
 std::string format_events(const json& response) {
   std::string out;
   for (const json& event : response.at("events")) {

@@ -24,6 +24,7 @@ std::string notes_on_backends(const nlohmann::json& response);
 std::string notes_on_flows(const nlohmann::json& response);
 
 std::string format_generation(const nlohmann::json& response);
+std::string format_sessions(const nlohmann::json& response);
 std::string format_events(const nlohmann::json& response);
 // `all`: reasons that never occurred, too.
 std::string format_dataplane(const nlohmann::json& response, bool all);

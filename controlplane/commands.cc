@@ -95,11 +95,11 @@ void audit(Events& events, const Client& client, const std::string& command, con
 
 // Arguments that would be taken for absent, and mean something else then: a dry run, one of many targets.
 json refusal_of_types(const json& request) {
-  for (const char* flag : {"dry_run", "force"}) {
+  for (const char* flag : {"dry_run", "force", "pinned", "skip_unknown"}) {
     if (request.contains(flag) && !request[flag].is_boolean())
       return error_response(kCodeBadRequest, {fmt::format("\"{}\" is neither true nor false", flag), ""});
   }
-  for (const char* name : {"target", "service", "backend"}) {
+  for (const char* name : {"target", "service", "backend", "key"}) {
     if (request.contains(name) && !request[name].is_string())
       return error_response(kCodeBadRequest, {fmt::format("\"{}\" is no text", name), ""});
   }
@@ -130,7 +130,8 @@ void handle_command(Daemon& daemon, const json& request, uint64_t received_ns, c
   const auto name = request.at("cmd").get<std::string>();
   std::vector<std::string_view> names;
   for (const std::span<const Command> commands :
-       {show_commands(), event_commands(), backend_commands(), override_commands(), config_commands()}) {
+       {show_commands(), event_commands(), backend_commands(), override_commands(), config_commands(),
+        session_commands()}) {
     for (const Command& command : commands) {
       if (command.name == name) return run(command, daemon, request, received_ns, reply);
       names.push_back(command.name);

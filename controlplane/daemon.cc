@@ -97,6 +97,10 @@ Result<Done> Daemon::begin(std::vector<Diagnostic>& errors) {
       [this](const std::string& fault) { note(Event::Level::warning, "next_hops_unknown", fault); });
   if (!neighbours) return neighbours.error();
   neighbours_ = std::move(*neighbours);
+  Result<std::unique_ptr<WorkerCommands>> commands =
+      WorkerCommands::open(io_, options_.directory, publisher_, dataplane_);
+  if (!commands) return commands.error();
+  worker_commands_ = std::move(*commands);
   follow_steering();
   dataplane_.refresh();
   tick();

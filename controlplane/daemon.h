@@ -39,6 +39,7 @@
 #include "controlplane/steer_map.h"
 #include "controlplane/syn_watch.h"
 #include "controlplane/vip_checks.h"
+#include "controlplane/worker_commands.h"
 #include "src/result.h"
 
 namespace sluice {
@@ -74,6 +75,7 @@ class Daemon {
   const HealthChecker& checker() const { return *checker_; }
   const Interfaces& interfaces() const { return *interfaces_; }
   const Configuration& configuration() const { return *configuration_; }
+  WorkerCommands& worker_commands() { return *worker_commands_; }
   uint64_t started_ns() const { return started_ns_; }
 
   // A published change, or none because things were so already.
@@ -197,6 +199,7 @@ class Daemon {
   Publisher publisher_;
   DataplaneView dataplane_;
   std::unique_ptr<Rollout> rollout_;
+  std::unique_ptr<WorkerCommands> worker_commands_;
   std::unique_ptr<Neighbours> neighbours_;
   std::unique_ptr<HealthChecker> checker_;
   VipChecks vip_checks_;

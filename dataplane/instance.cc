@@ -181,6 +181,22 @@ const std::byte* Instance::attach_tables() {
   return tables_.back().base();
 }
 
+const std::byte* Instance::attach_commands() {
+  if (!commands_.empty() && !commands_.back().is_stale()) return nullptr;
+  if (access((directory_ + "/" + kCommandsSegment.file).c_str(), F_OK) != 0) return nullptr;
+  Result<Segment> commands = Segment::open_reader(directory_, kCommandsSegment);
+  if (commands && commands->size() < sizeof(CommandsSegment))
+    commands = Error{directory_ + "/" + kCommandsSegment.file + " is damaged: not used", ""};
+  if (!commands) {
+    if (commands.error().what != last_commands_error_) tell(commands.error().text());
+    last_commands_error_ = commands.error().what;
+    return nullptr;
+  }
+  last_commands_error_.clear();
+  commands_.push_back(std::move(*commands));
+  return commands_.back().base();
+}
+
 void Instance::settle_flows() {
   auto& flows = flows_.as<FlowsHeader>();
   if (tables_.empty() || flows.tables_incarnation != 0) return;

@@ -35,6 +35,9 @@ class Instance {
   // kind is told on stderr (another version, ...); a missing segment is none: sluiced may start later.
   const std::byte* attach_tables();
 
+  // The same for the commands segment.
+  const std::byte* attach_commands();
+
   // Says whose ids the flows name, once every worker uses the tables that were attached last (and has
   // forgotten the flows of others). Until then a successor would have to forget them all. Called now and
   // then.
@@ -59,7 +62,9 @@ class Instance {
   Segment stats_;
   Segment flows_;
   std::vector<Segment> tables_;  // all that were ever mapped: workers may still read an old one
+  std::vector<Segment> commands_;
   std::string last_error_;
+  std::string last_commands_error_;
   bool told_removed_ = false;
 };
 

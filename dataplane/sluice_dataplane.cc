@@ -109,10 +109,17 @@ void hand_over_tables(Instance& instance, std::vector<std::unique_ptr<Worker>>& 
     worker->tables.store(base, std::memory_order_release);
 }
 
+void hand_over_commands(Instance& instance, Worker& worker) {
+  const std::byte* base = instance.attach_commands();
+  // Release, as above. Pairs with Worker::run_commands.
+  if (base != nullptr) worker.commands.store(base, std::memory_order_release);
+}
+
 // The main thread while the workers run.
 void keep_house(Instance& instance, std::vector<std::unique_ptr<Worker>>& workers) {
   for (int round = 0; stop_requested == 0; round++) {
     hand_over_tables(instance, workers);
+    hand_over_commands(instance, *workers.front());
     instance.settle_flows();
     instance.heartbeat();
     if (round % kPortCountersEvery == 0) {
@@ -173,9 +180,9 @@ int run(const Options& options) {
   for (uint16_t i = 0; i < options.workers; i++) {
     const std::span stats(instance->stats().workers, options.workers);
     stats[i].cpu.set(cores->workers[i]);
-    workers.push_back(std::make_unique<Worker>(i, ports, flow_buckets(instance->flows_base(), i),
-                                               instance->bucket_bits(), sessions, stats, rte_get_tsc_hz(),
-                                               options.sleep_max_us));
+    workers.push_back(std::make_unique<Worker>(
+        i, ports, flow_buckets(instance->flows_base(), i), instance->bucket_bits(), sessions, stats,
+        instance->stats().commands, rte_get_tsc_hz(), options.sleep_max_us));
     workers.back()->tables.store(instance->tables_base(), std::memory_order_release);
   }
   announce_start(ports, options, *instance, *cores);

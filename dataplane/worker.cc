@@ -36,13 +36,15 @@ void apply(const Packet& packet, rte_mbuf* mbuf) {
 }  // namespace
 
 Worker::Worker(uint16_t queue, std::span<const PortInfo> ports, FlowBucket* buckets, uint32_t bucket_bits,
-               SessionTable& sessions, std::span<WorkerStats> stats, uint64_t tsc_hz, uint32_t sleep_max_us)
+               SessionTable& sessions, std::span<WorkerStats> stats, CommandsDone& done, uint64_t tsc_hz,
+               uint32_t sleep_max_us)
     : queue_(queue),
       ports_(ports),
       flows_(buckets, bucket_bits),
       sessions_(sessions),
       stats_(stats[queue]),
       pipeline_(flows_, sessions, stats_, tsc_hz, queue, stats),
+      commands_(sessions, stats_, done),
       tsc_hz_(tsc_hz),
       sleep_max_us_(sleep_max_us),
       now_s_(static_cast<uint32_t>(monotonic_ns() / 1'000'000'000)) {
@@ -81,6 +83,12 @@ void Worker::acknowledge(const TablesView& view) {
   // Release: every read of older generations, this batch's included, is done before sluiced sees the number
   // and reuses their memory. Pairs with its load-acquire in acknowledged().
   stats_.acknowledged_generation.store(number, std::memory_order_release);
+}
+
+void Worker::run_commands(const TablesView& view) {
+  // Pairs with the main thread's store-release: the mapping is complete.
+  commands_.use(commands.load(std::memory_order_acquire));
+  commands_.run(view, tables_incarnation_, now_s_);
 }
 
 void Worker::send(uint16_t in_port) {
@@ -164,6 +172,7 @@ void Worker::run() {
     for (uint16_t port = 0; port < ports_.size(); port++)
       busy |= poll(ports_[port], port, view);
     if (view) acknowledge(view);
+    if (view && queue_ == 0) run_commands(view);
     const uint64_t tsc = rte_rdtsc();
     const bool has_more = keep_time(tsc, view);
     (busy ? stats_.busy_cycles : stats_.idle_cycles).add(tsc - before);

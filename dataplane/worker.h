@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <span>
 
+#include "dataplane/commands.h"
 #include "dataplane/flow_table.h"
 #include "dataplane/pipeline.h"
 #include "src/stats.h"
@@ -23,9 +24,10 @@ namespace sluice {
 class Worker {
  public:
   // `queue`: this worker's queue on every port, and its number. `sessions` is shared by all workers; `stats`
-  // are those of all that run.
+  // are those of all that run. `done`: of the commands, which worker 0 runs.
   Worker(uint16_t queue, std::span<const PortInfo> ports, FlowBucket* buckets, uint32_t bucket_bits,
-         SessionTable& sessions, std::span<WorkerStats> stats, uint64_t tsc_hz, uint32_t sleep_max_us);
+         SessionTable& sessions, std::span<WorkerStats> stats, CommandsDone& done, uint64_t tsc_hz,
+         uint32_t sleep_max_us);
 
   // Until `stop`. Runs on the worker's lcore.
   void run();
@@ -33,12 +35,15 @@ class Worker {
   // The tables segment, once there is one; null before. Store-release by the main thread after the segment is
   // mapped; load-acquire by the worker once a loop. A mapping is never taken away while workers run.
   std::atomic<const std::byte*> tables{nullptr};
+  // The commands segment, in the same way.
+  std::atomic<const std::byte*> commands{nullptr};
   // Relaxed on both sides: nothing is handed over by it.
   std::atomic<bool> stop{false};
 
  private:
   TablesView acquire_tables();
   void acknowledge(const TablesView& tables);
+  void run_commands(const TablesView& tables);
   bool poll(const PortInfo& port, uint16_t port_id, const TablesView& tables);
   void send(uint16_t in_port);
   bool keep_time(uint64_t tsc, const TablesView& tables);  // true: there is more to do
@@ -50,6 +55,7 @@ class Worker {
   SessionTable& sessions_;
   WorkerStats& stats_;
   Pipeline pipeline_;
+  Commands commands_;
   Batch batch_;
   rte_mbuf* mbufs_[limits::kBatchMax];  // by position in the batch
 

@@ -1,6 +1,7 @@
 // The `stats` segment: what the data plane tells about itself.
 //
-// Writer: sluice-dataplane; each WorkerStats has one writing worker, the header the main thread. Readers:
+// Writer: sluice-dataplane; each WorkerStats has one writing worker, `commands` worker 0, the header the main
+// thread. Readers:
 // sluiced, read-only. Of fixed size whatever the number of workers (a sparse file), so it is taken over at
 // every restart and its counters only ever grow.
 #pragma once
@@ -10,6 +11,7 @@
 #include <cstdint>
 
 #include "src/address.h"
+#include "src/commands_layout.h"
 #include "src/reason.h"
 #include "src/segment.h"
 #include "src/size_limits.h"
@@ -74,7 +76,7 @@ struct FlowCounters {
 struct SessionCounters {
   Counter active;   // gauge: less than none, modulo 2^64, when others made what this one removed
   Counter made;     // by a connection, a datagram or an operator
-  Counter moved;    // its backend was down or gone: to the next choice
+  Counter moved;    // its backend was down or gone: to the next choice; or an operator's
   Counter ended;    // idle or old, or its backend was removed, or unpinned
   Counter full;     // connections that found no place for theirs: the hash decided
   Counter keyless;  // packets too short for their service's key: tracked as connections are
@@ -161,6 +163,7 @@ struct StatsHeader {
 
 struct StatsSegment {
   StatsHeader header;
+  CommandsDone commands;
   WorkerStats workers[limits::kWorkersMax];
 };
 
@@ -186,7 +189,10 @@ inline constexpr SegmentKind kStatsSegment = {"stats", "sluice-dataplane",
                                                            sizeof(ServiceCounters),
                                                            sizeof(BackendCounters),
                                                            kReasonCount,
-                                                           sizeof(FlowCounters)})};
+                                                           sizeof(FlowCounters),
+                                                           offsetof(StatsSegment, commands),
+                                                           offsetof(CommandsDone, answers),
+                                                           sizeof(CommandsDone)})};
 
 // A copy of one worker's packet counters, of one instant. Only a worker killed or preempted in the middle of
 // an update leaves an odd sequence for long: then the copy is what there is, and not `whole` (the next start
