@@ -47,16 +47,18 @@ struct Arguments {
   std::string ttl;
   bool only_pinned = false;
   bool only_counts = false;
+  bool skip_unknown = false;
 };
 
 using Action = std::function<int()>;  // returns the exit code
 
-void add_events(CLI::App& app, Arguments& arguments, Action& action);     // cli_events.cc
-void add_show(CLI::App& app, Arguments& arguments, Action& action);       // cli_show.cc
-void add_backend(CLI::App& app, Arguments& arguments, Action& action);    // cli_backend.cc
-void add_config(CLI::App& app, Arguments& arguments, Action& action);     // cli_config.cc
-void add_overrides(CLI::App& app, Arguments& arguments, Action& action);  // cli_override.cc
-void add_session(CLI::App& app, Arguments& arguments, Action& action);    // cli_session.cc
+void add_events(CLI::App& app, Arguments& arguments, Action& action);            // cli_events.cc
+void add_show(CLI::App& app, Arguments& arguments, Action& action);              // cli_show.cc
+void add_backend(CLI::App& app, Arguments& arguments, Action& action);           // cli_backend.cc
+void add_config(CLI::App& app, Arguments& arguments, Action& action);            // cli_config.cc
+void add_overrides(CLI::App& app, Arguments& arguments, Action& action);         // cli_override.cc
+void add_session(CLI::App& app, Arguments& arguments, Action& action);           // cli_session.cc
+void add_session_file(CLI::App& session, Arguments& arguments, Action& action);  // cli_session_file.cc
 
 void print(const std::string& text);
 void complain(const Error& error);

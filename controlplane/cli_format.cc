@@ -71,7 +71,7 @@ void add_counter_headings(std::vector<std::string>& headings, Counters counters,
 
 TextTable table_of_services(const json& response, Counters counters) {
   std::vector<std::string> headings = {"SERVICE", "VIP",      "PROTOCOL", "FORWARD", "AFFINITY", "METHOD",
-                                       "STATE",   "BACKENDS", "UP",       "ACTIVE",  "TABLE"};
+                                       "STATE",   "BACKENDS", "UP",       "ACTIVE",  "SESSIONS", "TABLE"};
   if (counters != Counters::none) add_counter_headings(headings, counters, {"PACKETS", "BYTES", "FLOWS"});
   TextTable table(headings);
   for (const json& service : response.at("services")) {
@@ -86,6 +86,7 @@ TextTable table_of_services(const json& response, Counters counters) {
                                     count_of(service, "backends"),
                                     count_of(service, "backends_up"),
                                     count_of(service, "backends_active"),
+                                    count_of(service, "sessions_active"),
                                     checksum.empty() ? "none" : "#" + checksum};
     if (counters != Counters::none) {
       row.insert(row.end(),
@@ -97,8 +98,8 @@ TextTable table_of_services(const json& response, Counters counters) {
 }
 
 TextTable table_of_backends(const json& response, Counters counters) {
-  std::vector<std::string> headings = {"SERVICE", "BACKEND", "ADDRESS", "ADMIN",    "HEALTH",
-                                       "CHECK",   "WEIGHT",  "SHARE",   "NEXT-HOP", "FLOWS"};
+  std::vector<std::string> headings = {"SERVICE", "BACKEND", "ADDRESS",  "ADMIN", "HEALTH",  "CHECK",
+                                       "WEIGHT",  "SHARE",   "NEXT-HOP", "FLOWS", "SESSIONS"};
   if (counters != Counters::none) add_counter_headings(headings, counters, {"PACKETS", "BYTES", "NEW-FLOWS"});
   TextTable table(headings);
   for (const json& backend : response.at("backends")) {
@@ -111,7 +112,8 @@ TextTable table_of_backends(const json& response, Counters counters) {
                                     weight_of(backend),
                                     fmt::format("{:.2f}%", backend.at("share_percent").get<double>()),
                                     next_hop_of(backend.at("next_hop")),
-                                    count_of(backend, "flows_active")};
+                                    count_of(backend, "flows_active"),
+                                    count_of(backend, "sessions_active")};
     if (counters != Counters::none) {
       row.insert(row.end(),
                  {count_of(backend, "packets"), count_of(backend, "bytes"), count_of(backend, "flows")});
@@ -153,6 +155,16 @@ std::string format_control(const json& control) {
                            text_of(steering, "map"));
 }
 
+std::string format_session_table(const json& sessions) {
+  const auto count = [&](const char* key) { return sessions.at(key).get<uint64_t>(); };
+  return fmt::format(
+      "  session table  {} of {} ({:.1f} %); {} made, {} moved, {} ended, {} without a place, {} packets "
+      "without a key\n",
+      count("active"), count("max"),
+      100.0 * static_cast<double>(count("active")) / static_cast<double>(std::max<uint64_t>(count("max"), 1)),
+      count("made"), count("moved"), count("ended"), count("full"), count("keyless"));
+}
+
 std::string format_ports(const json& ports) {
   TextTable table({"PORT", "NAME", "INTERFACE", "DRIVER", "MAC", "MTU", "QUEUES", "STEERED", "RECEIVED",
                    "SENT", "MISSED"});
@@ -172,6 +184,7 @@ TextTable table_of_workers(const json& response, Counters counters) {
   std::vector<std::string> headings = {"WORKER", "CPU", "STATE", "GENERATION", "HEARTBEAT", "BUSY"};
   add_counter_headings(headings, counters, {"RECEIVED", "FORWARDED", "ANSWERED", "PASSED", "DROPPED"});
   headings.emplace_back("FLOWS");
+  headings.emplace_back("SESSIONS-MADE");
   TextTable table(headings);
   for (const json& worker : response.at("dataplane").value("workers", json::array())) {
     const bool active = worker.at("active").get<bool>();
@@ -180,7 +193,8 @@ TextTable table_of_workers(const json& response, Counters counters) {
                fmt::format("{:.3f}s", worker.at("heartbeat_age_s").get<double>()),
                fmt::format("{:.1f}%", worker.at("busy_percent").get<double>()), count_of(worker, "received"),
                count_of(worker, "forwarded"), count_of(worker, "answered"), count_of(worker, "passed"),
-               count_of(worker, "dropped"), count_of(worker.at("flows"), "active")});
+               count_of(worker, "dropped"), count_of(worker.at("flows"), "active"),
+               count_of(worker.at("sessions"), "made")});
   }
   return table;
 }
@@ -239,11 +253,12 @@ std::string format_dataplane(const json& response, bool all) {
   if (running) {
     out += fmt::format(
         "sluice-dataplane {} pid {}, up {}, start number {}\n"
-        "  flow tables    {} flows a worker, {:.0f} MiB in pages of {} KiB\n\n",
+        "  flow tables    {} flows a worker, {:.0f} MiB in pages of {} KiB, sessions included\n{}\n",
         text_of(dataplane, "version"), dataplane.at("pid").get<int>(), duration(dataplane.at("uptime_s")),
         dataplane.at("starts").get<uint64_t>(), dataplane.at("flows_max_per_worker").get<uint64_t>(),
         dataplane.at("flows_bytes").get<double>() / (1 << 20),
-        dataplane.at("flows_page_bytes").get<uint64_t>() / 1024);
+        dataplane.at("flows_page_bytes").get<uint64_t>() / 1024,
+        format_session_table(dataplane.at("sessions")));
   } else {
     out += fmt::format("no data plane is running; the last was sluice-dataplane {}, start number {}\n\n",
                        text_of(dataplane, "version"), dataplane.at("starts").get<uint64_t>());

@@ -82,6 +82,7 @@ void add_session(CLI::App& app, Arguments& arguments, Action& action) {
       app.add_subcommand("session", "clients and keys that are tied to a backend")->require_subcommand(1);
   add_pin(*session, arguments, action);
   add_table(*session, arguments, action);
+  add_session_file(*session, arguments, action);
 }
 
 }  // namespace sluice

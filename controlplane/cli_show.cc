@@ -141,13 +141,15 @@ void add_show(CLI::App& app, Arguments& arguments, Action& action) {
   explain->add_option("PROTO", arguments.protocol, "tcp or udp")->required();
   explain->add_option("CLIENT:PORT", arguments.client, "IPv6 as [ADDRESS]:PORT")->required();
   explain->add_option("VIP:PORT", arguments.vip)->required();
+  explain->add_option("--key", arguments.key, "of a service with keys: the packet's, in hex");
   explain->callback([&] {
     action = [&] {
       return ask(arguments,
                  {{"cmd", "explain"},
                   {"protocol", arguments.protocol},
                   {"client", arguments.client},
-                  {"vip", arguments.vip}},
+                  {"vip", arguments.vip},
+                  {"key", arguments.key}},
                  format_explain);
     };
   });

@@ -33,6 +33,7 @@ std::span<const Command> backend_commands();   // command_backend.cc
 std::span<const Command> config_commands();    // command_config.cc
 std::span<const Command> override_commands();  // command_override.cc
 std::span<const Command> session_commands();   // command_session.cc
+std::span<const Command> session_file_commands();  // command_session_file.cc
 
 // `what`, with the candidate that was probably meant, or `otherwise` as its remedy.
 Error with_suggestion(std::string what, std::string_view typed,

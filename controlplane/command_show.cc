@@ -119,7 +119,8 @@ void explain_flow(Daemon& daemon, const json& request, uint64_t, const Reply& re
   if (!protocol) return reply(missing("protocol", "\"tcp\" or \"udp\""));
   if (!client) return reply(missing("client", "ADDRESS:PORT"));
   if (!vip) return reply(missing("vip", "ADDRESS:PORT"));
-  const Result<FlowQuestion> question = parse_flow_question(*protocol, *client, *vip);
+  Result<FlowQuestion> question = parse_flow_question(*protocol, *client, *vip);
+  if (question) question->key = text_of(request, "key").value_or("");
   reply(question ? explain(daemon, *question) : error_response(kCodeBadRequest, question.error()));
 }
 

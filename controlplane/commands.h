@@ -9,13 +9,15 @@
 //   show.flows        [service [backend]] [list]       backends: [...] by state; flows: [...], `list` of them
 //   show.events       [kind] [service] [last]          events: [...]; kind and service with * and ?
 //   watch             [kind] [service]                 a line for each event; ends when the client goes
-//   session.show      [service [key]] [backend] [pinned] [limit]   sessions: [...], backends: [...] with their counts
-//   session.pin       service key backend [ttl_s]      before after
-//   session.unpin     service key                      before after
-//   backend.admin     service backend admin            generation changed workers acknowledged ack_us note
-//   backend.weight    service backend weight           the same; the override lasts until the file's weight
-//   changes reload                                             the same, warnings: [text]; errors: error and
-//   diagnostics explain           protocol client vip              (explain.h)
+//   session.show      [service [key]] [backend] [pinned] [limit]   sessions: [...], backends: [...] with
+//   their counts session.pin       service key backend [ttl_s]      before after session.unpin     service
+//   key                      before after session.export    [service]                        lines with
+//   sessions (command_session_file.cc) session.import    secret services backends sessions [skip_unknown], or
+//   dry_run   the counts, or faults: [...] backend.admin     service backend admin            generation
+//   changed workers acknowledged ack_us note backend.weight    service backend weight           the same; the
+//   override lasts until the file's weight changes reload                                             the
+//   same, warnings: [text]; errors: error and diagnostics explain           protocol client vip [key]
+//   (explain.h)
 //
 // The commands themselves are in command_*.cc, by subject.
 #pragma once

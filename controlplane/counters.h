@@ -27,6 +27,12 @@ inline uint64_t less_base(uint64_t sum, uint64_t base) {
   return sum - std::min(sum, base);
 }
 
+// A gauge that is a sum over workers: one may have less than none, as another made what it removed. Read in
+// the middle of that, so may the sum.
+inline uint64_t not_below_0(uint64_t sum) {
+  return static_cast<int64_t>(sum) < 0 ? 0 : sum;
+}
+
 struct ServiceSums {
   uint64_t packets = 0, bytes = 0, flows = 0;
 };
@@ -45,7 +51,8 @@ inline ServiceSums sums_of(const Daemon& daemon, const Service& service) {
 
 struct BackendSums {
   uint64_t packets = 0, bytes = 0, flows = 0;
-  uint64_t flows_active = 0;  // a gauge
+  uint64_t flows_active = 0;  // gauges
+  uint64_t sessions_active = 0;
 };
 inline BackendSums sums_of(const Daemon& daemon, const Backend& backend) {
   BackendSums sums;
@@ -55,10 +62,29 @@ inline BackendSums sums_of(const Daemon& daemon, const Backend& backend) {
     sums.bytes += counters.bytes.get();
     sums.flows += counters.flows.get();
     sums.flows_active += counters.flows_active.get();
+    sums.sessions_active += worker.sessions_active[index(backend.id)].get();
   });
   const BackendCold& cold = daemon.publisher().current().backend_cold(backend.id);
   return {less_base(sums.packets, cold.base_packets), less_base(sums.bytes, cold.base_bytes),
-          less_base(sums.flows, cold.base_flows), sums.flows_active};
+          less_base(sums.flows, cold.base_flows), sums.flows_active, not_below_0(sums.sessions_active)};
+}
+
+// Over all workers.
+struct SessionSums {
+  uint64_t active = 0, made = 0, moved = 0, ended = 0, full = 0, keyless = 0;
+};
+inline SessionSums session_sums(const StatsSegment* stats) {
+  SessionSums sums;
+  for_each_worker(stats, [&](const WorkerStats& worker) {
+    sums.active += worker.sessions.active.get();
+    sums.made += worker.sessions.made.get();
+    sums.moved += worker.sessions.moved.get();
+    sums.ended += worker.sessions.ended.get();
+    sums.full += worker.sessions.full.get();
+    sums.keyless += worker.sessions.keyless.get();
+  });
+  sums.active = not_below_0(sums.active);
+  return sums;
 }
 
 }  // namespace sluice

@@ -11,11 +11,13 @@
 #include "controlplane/flow_census.h"
 #include "controlplane/message.h"
 #include "controlplane/report.h"
+#include "controlplane/session_registry.h"
 #include "controlplane/takers.h"
 #include "controlplane/totals.h"
 #include "src/flow_key.h"
 #include "src/flow_layout.h"
 #include "src/reason.h"
+#include "src/session_key.h"
 #include "src/wire.h"
 
 namespace sluice {
@@ -83,12 +85,30 @@ class Explanation {
     const ServiceId id = tables_.find_service(question_.vip, net16(question_.vip_port), question_.protocol);
     const Service* service = service_of(id);
     if (service == nullptr) return end("pass", Reason::no_service);
+    service_ = id;
     out_["service"] = service->config.name;
     out_["forward"] = sluice::text(service->config.forward);
     say("service {} has this VIP, protocol and {}", service->config.name,
         service->config.port == 0 ? "any port" : "port");
 
-    const uint64_t hash = hash_of(question_, tables_.generation().secret);
+    const ServiceRecord& record = tables_.service(id);
+    if (!question_.key.empty() && (record.flags & ServiceRecord::kByKey) == 0) {
+      return error_response(kCodeBadRequest,
+                            {fmt::format("service '{}' has no keys: its affinity is {}", service->config.name,
+                                         text(service->config.affinity)),
+                             "leave the key out"});
+    }
+    if (has_sessions(record) && ((record.flags & ServiceRecord::kByKey) == 0 || !question_.key.empty())) {
+      const std::string key = question_.key.empty() ? question_.client.text() : question_.key;
+      const Result<uint64_t> named = session_of_key(key, record, tables_.generation().secret);
+      if (!named) return error_response(kCodeBadRequest, named.error());
+      session_ = *named;
+    }
+    // Of a service with keys the flow is what the key says.
+    const uint64_t hash =
+        question_.key.empty() ? hash_of(question_, tables_.generation().secret) : session_.value_or(0);
+    if (has_sessions(record) && !session_)
+      say("this is a packet without a key (--key): tracked by its addresses and ports, of no session");
     out_["hash"] = fmt::format("{:016x}", hash);
     out_["method"] = name_of(service->config.method);
     const bool stateless = service->config.affinity == Affinity::none;
@@ -98,7 +118,10 @@ class Explanation {
                                 ? client_hash(question_.client, tables_.generation().secret)
                                 : hash;
     if (resets_) return end_with_reset(*service, choice);
-    const std::optional<BackendId> chosen = kept ? kept : from_lookup_table(*service, choice);
+    const std::optional<BackendId> follows = session_ ? from_session(*service, record) : std::nullopt;
+    const std::optional<BackendId> chosen = kept       ? kept
+                                            : session_ ? follows
+                                                       : from_lookup_table(*service, choice);
     if (!chosen) return end("drop", Reason::no_backend);
     if_gone(*service, *chosen, choice);
     return forward_to(*service, *chosen);
@@ -216,11 +239,69 @@ class Explanation {
                        flows_active(*stats, least.id));
   }
 
+  // Where a new connection goes by its session: dataplane/track_session.cc in words.
+  std::optional<BackendId> from_session(const Service& service, const ServiceRecord& record) {
+    const uint32_t now_s = session_now_s();
+    const Result<SessionRegistry> registry =
+        SessionRegistry::open(daemon_.options().directory, daemon_.publisher().header().incarnation);
+    const std::optional<SessionSeen> seen = registry ? registry->find(*session_) : std::nullopt;
+    if (!seen || !is_in_force(seen->session, tables_, now_s)) {
+      say("it has no session: a new connection goes by the lookup table, by the hash of {} alone, and makes "
+          "one",
+          question_.key.empty() ? "its client's address" : "its key");
+      return from_lookup_table(service, *session_);
+    }
+    const SessionValue& session = seen->session;
+    const bool is_pinned = session.kind != SessionKind::learnt;
+    out_["session"] = report_session(*seen, tables_, now_s);
+    say("its session: {}, made {} s ago{}", session_text(session, tables_, now_s), age_s(session, now_s),
+        is_pinned ? "" : fmt::format(", last seen {} s ago", since_s(session.last_s, now_s)));
+    std::optional<BackendId> own = session.backend;
+    if (tables_.backend(session.backend).service != service.id) own = tables_.twin(record, session.backend);
+    if (!own) {
+      say("that is a backend of another service of its group, and {} has none of that name",
+          service.config.name);
+      return from_lookup_table(service, next_choice(*session_));
+    }
+    const std::string name = tables_.backend_cold(*own).name;
+    const uint8_t flags = tables_.backend(*own).flags;
+    const bool is_alive = (flags & BackendRecord::kAlive) != 0;
+    const bool is_well =
+        is_alive && (flags & BackendRecord::kFailed) == 0 && (flags & BackendRecord::kResolved) != 0;
+    if ((flags & BackendRecord::kMigrates) != 0 && !is_pinned) {
+      say("{} drains, and its sessions go elsewhere with their next connection", name);
+      return from_lookup_table(service, next_choice(*session_));
+    }
+    if (is_well) {
+      say("a new connection goes to {} as well", name);
+      return own;
+    }
+    if (is_alive && record.on_failure == SessionFailure::keep) {
+      say("{} is down: a new connection waits for it (on_failure = \"keep\")", name);
+      return own;
+    }
+    const bool stays = record.on_failure == SessionFailure::rehash && !is_pinned;
+    say("{} is down: a new connection goes by the lookup table, {}", name,
+        stays ? "and stays there" : "until it is well");
+    return from_lookup_table(service, next_choice(*session_));
+  }
+
+  // What a failure of the backend would mean for the session.
+  std::string session_if_gone(const std::string& name, const std::string& whom) const {
+    const bool is_pinned = out_.contains("session") && out_["session"]["kind"] == "pinned";
+    const SessionFailure on_failure = tables_.service(service_).on_failure;
+    if (on_failure == SessionFailure::keep)
+      return fmt::format("if {} failed: new connections would wait for it", name);
+    const bool stays = on_failure == SessionFailure::rehash && !is_pinned;
+    return fmt::format("if {} failed: new connections to {}, {}", name, whom,
+                       stays ? "and they would stay there" : "until it is well");
+  }
+
   // What a failure of the backend would mean for this flow.
   void if_gone(const Service& service, BackendId id, uint64_t hash) {
     const std::string name = tables_.backend_cold(id).name;
     Service without;
-    const Backend* next = choice_without(service, id, hash, without);
+    const Backend* next = choice_without(service, id, session_ ? next_choice(*session_) : hash, without);
     const OnFailure on_failure = service.config.policy.on_failure;
     const bool is_tracked = out_.contains("flow");
     const bool told = is_tracked && on_failure == OnFailure::reset && question_.protocol == wire::kProtoTcp;
@@ -228,6 +309,8 @@ class Explanation {
                        {"reset", told},
                        {"keeps", is_tracked && on_failure == OnFailure::keep}};
     const std::string whom = next == nullptr ? "nobody, no other backend takes new flows" : next->config.name;
+    if (session_) say("{}", session_if_gone(name, whom));
+    if (session_ && !told && !(is_tracked && on_failure == OnFailure::keep)) return;
     if (told) {
       say("if {} were gone: a reset to the client, and its next connection to {}", name, whom);
     } else if (is_tracked && on_failure == OnFailure::keep) {
@@ -240,8 +323,9 @@ class Explanation {
   json end_with_reset(const Service& service, uint64_t hash) {
     out_["verdict"] = "answer";
     out_["reason"] = "tcp_reset";
-    if (const std::optional<BackendId> next = from_lookup_table(service, hash))
-      say("its next connection goes to {}", tables_.backend_cold(*next).name);
+    const std::optional<BackendId> next =
+        session_ ? from_session(service, tables_.service(service.id)) : from_lookup_table(service, hash);
+    if (next) say("its next connection goes to {}", tables_.backend_cold(*next).name);
     return out_;
   }
 
@@ -267,7 +351,9 @@ class Explanation {
   const Daemon& daemon_;
   const FlowQuestion& question_;
   const TablesView tables_;
-  bool resets_ = false;  // the flow's client is told that its backend is gone
+  ServiceId service_ = kNoService;
+  std::optional<uint64_t> session_;  // its hash, if the flow is of one
+  bool resets_ = false;              // the flow's client is told that its backend is gone
   json out_;
 };
 

@@ -2,6 +2,7 @@
 // tables, by the same functions that the workers use. Sends nothing and changes nothing.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 #include <nlohmann/json.hpp>
@@ -18,6 +19,7 @@ struct FlowQuestion {
   IpAddress vip;
   uint16_t client_port = 0;
   uint16_t vip_port = 0;
+  std::string key{};  // of a service with keys, in hex; empty: a packet that has none
 };
 
 // "tcp" or "udp"; ADDRESS:PORT with IPv6 as [ADDRESS]:PORT.
@@ -25,8 +27,8 @@ Result<FlowQuestion> parse_flow_question(std::string_view protocol, std::string_
                                          std::string_view vip);
 
 // verdict: "forward", "drop", "pass" (to the host) or "answer" (by a TCP reset: its backend is gone); reason:
-// of src/reason.h, or "tcp_reset", unless forwarded; why: the steps in order, one sentence each; the values on
-// the way (hash, slot, backend, flow, next_hop); if_gone: what would happen if the backend were.
+// of src/reason.h, or "tcp_reset", unless forwarded; why: the steps in order, one sentence each; the values
+// on the way (hash, slot, backend, flow, next_hop); if_gone: what would happen if the backend were.
 nlohmann::json explain(const Daemon& daemon, const FlowQuestion& question);
 
 }  // namespace sluice

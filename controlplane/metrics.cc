@@ -125,7 +125,7 @@ class Metrics::Scrape : public std::enable_shared_from_this<Scrape> {
     const char* help;
     void (*write)(MetricsText&, const BackendRow&);
   };
-  static const std::array<Family, 9> kFamilies;
+  static const std::array<Family, 10> kFamilies;
 
   // Takes what is to be known of the next backends. A configuration that changes meanwhile begins it anew.
   void collect() {
@@ -184,6 +184,7 @@ class Metrics::Scrape : public std::enable_shared_from_this<Scrape> {
 
   void write_services();
   void write_dataplane();
+  void write_sessions(const StatsSegment& stats);
   void write_workers(const StatsSegment& stats);
   void write_ports(const StatsHeader& header);
   void write_control();
@@ -202,7 +203,7 @@ class Metrics::Scrape : public std::enable_shared_from_this<Scrape> {
   MetricsText text_;
 };
 
-const std::array<Metrics::Scrape::Family, 9> Metrics::Scrape::kFamilies = {{
+const std::array<Metrics::Scrape::Family, 10> Metrics::Scrape::kFamilies = {{
     {"sluice_backend_packets", "counter", "", "Packets forwarded to the backend.",
      [](MetricsText& text, const BackendRow& row) { text.sample(row.labels, row.sums.packets); }},
     {"sluice_backend_bytes", "counter", "bytes", "IP bytes forwarded to it, as received.",
@@ -211,6 +212,8 @@ const std::array<Metrics::Scrape::Family, 9> Metrics::Scrape::kFamilies = {{
      [](MetricsText& text, const BackendRow& row) { text.sample(row.labels, row.sums.flows); }},
     {"sluice_backend_flows_active", "gauge", "", "Flows tracked to it.",
      [](MetricsText& text, const BackendRow& row) { text.sample(row.labels, row.sums.flows_active); }},
+    {"sluice_backend_sessions_active", "gauge", "", "Sessions tied to it.",
+     [](MetricsText& text, const BackendRow& row) { text.sample(row.labels, row.sums.sessions_active); }},
     {"sluice_backend_weight", "gauge", "", "Its weight in force.",
      [](MetricsText& text, const BackendRow& row) { text.sample(row.labels, row.weight); }},
     {"sluice_backend_takes_new_flows", "gauge", "", "1 when new flows may go to it.",
@@ -264,8 +267,25 @@ void Metrics::Scrape::write_dataplane() {
   text_.sample("", stats.header.flows_bytes);
   text_.family("sluice_flow_table_capacity", "gauge", "", "Flows that each worker's table is made for.");
   text_.sample("", stats.header.flows_max);
+  write_sessions(stats);
   write_workers(stats);
   write_ports(stats.header);
+}
+
+void Metrics::Scrape::write_sessions(const StatsSegment& stats) {
+  const SessionSums sums = session_sums(&stats);
+  const auto one = [&](const char* name, const char* type, const char* help, uint64_t value) {
+    text_.family(name, type, "", help);
+    text_.sample("", value);
+  };
+  one("sluice_sessions_max", "gauge", "Sessions that the table is made for.", stats.header.sessions_max);
+  one("sluice_sessions_active", "gauge", "Sessions in the table.", sums.active);
+  one("sluice_sessions_made", "counter", "Sessions made.", sums.made);
+  one("sluice_sessions_moved", "counter", "Sessions that went to another backend.", sums.moved);
+  one("sluice_sessions_ended", "counter", "Sessions that ended.", sums.ended);
+  one("sluice_sessions_table_full", "counter", "Connections whose session found no place.", sums.full);
+  one("sluice_session_keyless_packets", "counter", "Packets too short for their service's key.",
+      sums.keyless);
 }
 
 void Metrics::Scrape::write_workers(const StatsSegment& stats) {

@@ -28,6 +28,12 @@ double seconds_until(uint64_t then_ns) {
 }
 
 void add_service_counters(const Daemon& daemon, const Service& service, json& out) {
+  uint64_t sessions_active = 0;
+  if (has_sessions(service.config.affinity)) {
+    for (const Backend& backend : service.backends)
+      sessions_active += sums_of(daemon, backend).sessions_active;
+  }
+  out["sessions_active"] = sessions_active;
   const ServiceSums sums = sums_of(daemon, service);
   out["packets"] = sums.packets;
   out["bytes"] = sums.bytes;
@@ -40,6 +46,7 @@ void add_backend_counters(const Daemon& daemon, const Backend& backend, json& ou
   out["bytes"] = sums.bytes;
   out["flows"] = sums.flows;
   out["flows_active"] = sums.flows_active;
+  out["sessions_active"] = sums.sessions_active;
 }
 
 // Slots of the published lookup table by backend id.

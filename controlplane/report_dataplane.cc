@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
+#include "controlplane/counters.h"
 #include "controlplane/message.h"
 #include "controlplane/report.h"
 #include "src/reason.h"
@@ -31,9 +32,8 @@ json report_control(const Daemon& daemon) {
       {"version", SLUICE_VERSION},
       {"uptime_s", seconds_since(daemon.started_ns())},
       {"config", daemon.configuration().origin()},
-      {"confirm_within_s", daemon.configuration().is_pending()
-                               ? json(daemon.configuration().pending_left().count())
-                               : json()},
+      {"confirm_within_s",
+       daemon.configuration().is_pending() ? json(daemon.configuration().pending_left().count()) : json()},
       {"generation", tables.generation().number},
       {"published_s", seconds_since(tables.generation().published_ns)},
       {"services", tables.generation().services_count},
@@ -113,7 +113,14 @@ json report_worker(const WorkerStats& worker, uint32_t number, uint64_t tables_i
             {"untracked", worker.flows.untracked.get()},
             {"reselected", worker.flows.reselected.get()},
             {"reused", worker.flows.reused.get()},
-            {"reset", worker.flows.reset.get()}}}};
+            {"reset", worker.flows.reset.get()}}},
+          {"sessions",
+           {{"active", static_cast<int64_t>(worker.sessions.active.get())},
+            {"made", worker.sessions.made.get()},
+            {"moved", worker.sessions.moved.get()},
+            {"ended", worker.sessions.ended.get()},
+            {"full", worker.sessions.full.get()},
+            {"keyless", worker.sessions.keyless.get()}}}};
 }
 
 }  // namespace
@@ -136,6 +143,11 @@ json report_dataplane(const Daemon& daemon) {
                     {"flows_bytes", header.flows_bytes},
                     {"flows_page_bytes", header.flows_page_bytes},
                     {"ports", report_ports(header)}});
+  const SessionSums sessions = session_sums(view.stats());
+  dataplane["sessions"] = {{"active", sessions.active},  {"max", header.sessions_max},
+                           {"made", sessions.made},      {"moved", sessions.moved},
+                           {"ended", sessions.ended},    {"full", sessions.full},
+                           {"keyless", sessions.keyless}};
   const uint64_t incarnation = daemon.publisher().header().incarnation;
   Sum sum;
   json& workers = dataplane["workers"] = json::array();

@@ -141,3 +141,143 @@ def test_what_cannot_be_is_refused_with_what_would_be(balancer):
     balancer.dataplane.kill()
     code, said = refused(balancer, "pin", "web", client, "b1")
     assert code == 1 and "no data plane runs" in said and "try: " in said
+
+
+# ---- What happens around sessions -----------------------------------------------------------------------------------------
+
+
+def test_clients_stay_where_they_are_whatever_changes_around_them(balancer, clients):
+    tied = ask_all(balancer, clients(15))
+    assert len(set(tied.values())) == 3, "or nothing could move"
+    ever = ask_all(balancer, tied, BACK)
+    for change in (("backend", "weight", "web/b1", "1"), ("backend", "drain", "web/b2"),
+                   ("backend", "add", "web/b4", "10.0.1.14"), ("backend", "weight", "web/b3", "0"),
+                   ("backend", "remove", "web/b4")):
+        balancer.change(*change)
+        assert ask_all(balancer, tied) == tied, change
+    # What the lookup table says meanwhile is another matter: a new client only gets b1.
+    assert set(ask_all(balancer, clients(5)).values()) == {"b1"}
+    for kill, start, ready in ((balancer.sluiced, balancer.start_sluiced, balancer.wait_answering),
+                               (balancer.dataplane, balancer.start_dataplane,
+                                lambda: wait_until(balancer.workers_current, "the new data plane has the tables"))):
+        kill.kill()
+        start()
+        ready()
+        assert ask_all(balancer, tied) == tied
+    assert ask_all(balancer, tied, BACK) == ever
+
+
+def explained(balancer, client, vip):
+    return balancer.show("explain", "tcp", f"{client}:40000", f"{vip}:80")
+
+
+@pytest.mark.parametrize("name, vip", (("web", WEB), ("back", BACK), ("waits", WAITS)))
+def test_when_its_backend_fails(balancer, clients, name, vip):
+    """Only the sessions of the failed backend move, to where explain said, and come back, or wait, as on_failure says."""
+    tied = ask_all(balancer, clients(12), vip)
+    lost = [client for client, backend in tied.items() if backend == "b2"]
+    others = {client: backend for client, backend in tied.items() if backend != "b2"}
+    assert lost and others
+    said = {client: explained(balancer, client, vip) for client in tied}
+    for client, backend in tied.items():
+        assert (said[client]["backend"], said[client]["session"]["backend"]) == (backend, backend)
+    balancer.fabric.nginx["b2"].kill()
+    wait_until(lambda: balancer.backend(name, "b2")["health"] == "down", "b2 is down")
+    wait_until(balancer.workers_current, "the worker knows")
+    assert ask_all(balancer, others, vip) == others
+    if name == "waits":
+        assert [curl_once(balancer.fabric.hosts["c1"], vip, "/", "--interface", client)[0] for client in lost] == [0] * len(lost)
+        assert {explained(balancer, client, vip)["backend"] for client in lost} == {"b2"}
+    else:
+        now = ask_all(balancer, lost, vip)
+        assert now == {client: said[client]["if_gone"]["backend"] for client in lost}
+        assert now == {client: explained(balancer, client, vip)["backend"] for client in lost}
+    balancer.fabric.start_nginx("b2")
+    balancer.wait_ready()
+    after = ask_all(balancer, tied, vip)
+    assert {client: after[client] for client in others} == others
+    assert all((after[client] == "b2") == (name != "web") for client in lost), "rehash stays, the others are back"
+
+
+# ---- Out of the table, and into it again ---------------------------------------------------------------------------------
+
+
+def start_with_an_empty_table(balancer):
+    balancer.dataplane.kill()
+    (balancer.directory / "flows").unlink()
+    balancer.start_dataplane()
+    wait_until(balancer.workers_current, "the new data plane has the tables")
+    wait_until(lambda: balancer.cli("session", "show", check=False).returncode == 0, "the new table is in use")
+    assert balancer.show("session", "show")["total"] == 0
+
+
+def test_sessions_are_exported_and_imported(balancer, clients):
+    start_with_an_empty_table(balancer)
+    tied = ask_all(balancer, clients(12))
+    pinned = clients(1)[0]
+    balancer.change("session", "pin", "web", pinned, "b3")
+    tied[pinned] = "b3"
+    counts = balancer.show("session", "show", "--count")["backends"]
+    assert sum(count["sessions"] for count in counts) == 13
+    assert {(c["service"], c["backend"]): c["sessions"] for c in counts} == {
+        key: b["sessions_active"] for key, b in balancer.backends().items() if b["sessions_active"]}
+    assert balancer.services()["web"]["sessions_active"] == 13
+    file = balancer.fabric.folder / "sessions.json"
+    balancer.cli("session", "export", "web", "--file", file)
+    assert len(file.read_text().splitlines()) == 14
+    # Line for line what goes to standard output; only ages, and with them the header, may differ.
+    def names(text):
+        return sorted((line["hash"], line["backend"], line["kind"]) for line in map(json.loads, text.splitlines()[1:]))
+    assert names(balancer.cli("session", "export").stdout) == names(file.read_text())
+
+    balancer.change("backend", "weight", "web/b1", "1")
+    balancer.change("backend", "weight", "web/b2", "1")
+    start_with_an_empty_table(balancer)
+    elsewhere = [client for client, backend in tied.items() if explained(balancer, client, WEB)["backend"] != backend]
+    assert elsewhere, "without their sessions they would move"
+
+    # Cut short, and damaged: said with its place, and nothing is done.
+    text = file.read_text()
+    bad = balancer.fabric.folder / "bad.json"
+    for damaged, words in ((text[:-40], "it is cut short"), (text.replace('"b3"', '"b2"', 1), "the checksum does not fit"),
+                           ("[]\n", "this is no export of sessions")):
+        bad.write_text(damaged)
+        result = balancer.cli("session", "import", bad, check=False)
+        assert result.returncode == 3 and words in result.stderr and "nothing was changed" in result.stderr, result
+    assert balancer.cli("session", "import", file, "--dry-run").stdout.startswith("13 of 13 sessions would be imported")
+    assert balancer.show("session", "show")["total"] == 0
+
+    imported = balancer.show("session", "import", file)
+    assert (imported["counts"]["made"], imported["sessions"]) == (13, 13)
+    assert ask_all(balancer, tied) == tied
+    assert held(balancer, pinned)["kind"] == "pinned"
+    again = balancer.show("session", "import", file)
+    assert (again["counts"]["made"], again["counts"]["kept"]) == (0, 13)
+
+
+def test_an_import_of_what_is_not_here_is_refused_whole(balancer, clients):
+    balancer.change("backend", "add", "web/b4", "10.0.1.14")
+    one, two = clients(2)
+    balancer.change("session", "pin", "web", one, "b4")
+    balancer.change("session", "pin", "web", two, "b1")
+    file = balancer.fabric.folder / "unknown.json"
+    balancer.cli("session", "export", "web", "--file", file)
+    balancer.change("backend", "remove", "web/b4")
+    balancer.change("session", "unpin", "web", two)
+    line = next(i for i, text in enumerate(file.read_text().splitlines(), 1) if '"b4"' in text)
+    result = balancer.cli("session", "import", file, check=False)
+    assert result.returncode == 4 and f"unknown.json:{line}: no backend 'b4' in service 'web'" in result.stderr
+    assert held(balancer, two) is None, "all or none"
+    assert balancer.show("session", "import", file, "--skip-unknown")["counts"]["unknown"] == 1
+    assert held(balancer, two)["backend"] == "b1"
+    # Of another secret: the hashes name nobody. (A data plane that runs keeps its secret.)
+    balancer.dataplane.kill()
+    text = balancer.config_path.read_text()
+    balancer.write_config('secret = "another"\n' + text)
+    balancer.change("reload")
+    try:
+        result = balancer.cli("session", "import", file, check=False)
+        assert result.returncode == 1 and "of another secret" in result.stderr
+    finally:
+        balancer.write_config(text)
+        balancer.change("reload")
