@@ -2,20 +2,28 @@
 them as it says."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
 from fabric import BACKENDS, VIPS4
 from lab import wait_until
-from sluice import on_fabric, service
+from sluice import HEALTH, on_fabric, service
+from test_interfaces import samples
 from traffic import curl_once, url
 
 WEB, WAITS, BACK, PLAIN = VIPS4
+HERE = Path(__file__).resolve().parent
+HTTP = "127.0.0.1:9095"
+HEALTH_OF_HTTP = HEALTH.replace('"http",', '"http", port = 80,')
 SESSIONS = 'affinity = "client"\nidle_timeout = { session = "1h" }\n'
-CONFIG = "".join((
+CONFIG = f'[http]\nlisten = "{HTTP}"\n' + "".join((
     service("web", WEB, "ipip", on_fabric(), more=SESSIONS),
     service("waits", WAITS, "ipip", on_fabric(), more=SESSIONS + 'on_failure = "keep"'),
     service("back", BACK, "ipip", on_fabric(), more=SESSIONS + 'on_failure = "return"'),
+    service("game", PLAIN, "ipip", on_fabric(), port=9000, protocol="udp", health=HEALTH_OF_HTTP,
+            more='affinity = "key"\n key = { offset = 2, bytes = 3 }\n'),
     service("plain", PLAIN, "ipip", on_fabric({"b1": 100, "b2": 100})),
 ))
 NOT_THERE = 1
@@ -132,6 +140,8 @@ def test_what_cannot_be_is_refused_with_what_would_be(balancer):
             (("pin", "web", "2001:db8::1", "b1"), "different IP versions"),
             (("pin", "web", client, "b1", "--ttl", "900h"), "from 1s to 480h"),
             (("pin", "web", client, "b1", "--ttl", "soon"), "time 'soon' is not 90s"),
+            (("pin", "game", "1234", "b1"), "key '1234' is not 3 bytes in hex"),
+            (("pin", "game", "12345g", "b1"), "key '12345g' is not 3 bytes in hex"),
             (("unpin", "web", "192.0.2.77"), "there is no such session"),
             (("show", "plain"), "has no sessions"),
             (("show", "web", "--backend", "b4"), "b4 is not a backend of web")):
@@ -141,6 +151,32 @@ def test_what_cannot_be_is_refused_with_what_would_be(balancer):
     balancer.dataplane.kill()
     code, said = refused(balancer, "pin", "web", client, "b1")
     assert code == 1 and "no data plane runs" in said and "try: " in said
+
+
+def test_a_key_is_pinned_by_its_bytes(balancer):
+    for name in BACKENDS:
+        balancer.fabric.hosts[name].start("game", [sys.executable, HERE / "udp_echo.py", name, PLAIN, 9000])
+
+    def answers(size):
+        """From four sockets, three datagrams each."""
+        output = balancer.fabric.hosts["c1"].run(sys.executable, HERE / "udp_ask.py", PLAIN, 9000, 4, 3, size).stdout
+        return {answer for answers in json.loads(output) for answer in answers}
+    key = b"xxx".hex()
+    wait_until(lambda: None not in answers(8), "all servers answer")
+    first, = answers(8)
+    said = balancer.show("explain", "udp", "198.51.100.2:4000", f"{PLAIN}:9000", "--key", key)
+    assert (said["backend"], said["session"]["backend"]) == (first, first)
+    pinned = other_than(first)
+    balancer.change("session", "pin", "game", key, pinned)
+    said = balancer.show("explain", "udp", "198.51.100.2:4000", f"{PLAIN}:9000", "--key", key)
+    assert (said["session"]["backend"], said["session"]["kind"]) == (pinned, "pinned")
+    # The key's flow goes on where it is; when it is forgotten the pin decides.
+    assert (said["flow"]["backend"], said["backend"]) == (first, first)
+    assert balancer.show("session", "show", "game", key)["sessions"][0]["backend"] == pinned
+    keyless = balancer.dataplane_report()["dataplane"]["sessions"]["keyless"]
+    answers(4)
+    assert balancer.dataplane_report()["dataplane"]["sessions"]["keyless"] == keyless + 12
+    balancer.change("session", "unpin", "game", key)
 
 
 # ---- What happens around sessions -----------------------------------------------------------------------------------------
@@ -222,6 +258,13 @@ def test_sessions_are_exported_and_imported(balancer, clients):
     assert {(c["service"], c["backend"]): c["sessions"] for c in counts} == {
         key: b["sessions_active"] for key, b in balancer.backends().items() if b["sessions_active"]}
     assert balancer.services()["web"]["sessions_active"] == 13
+    found = samples(balancer.host.run("curl", "-s", f"http://{HTTP}/metrics").stdout)
+    assert found["sluice_sessions_active"] == 13 and found["sluice_sessions_max"] >= 2**18
+    assert {name: found[f'sluice_backend_sessions_active{{service="web",backend="{name}"}}'] for name in BACKENDS} == {
+        name: balancer.backend("web", name)["sessions_active"] for name in BACKENDS}
+    table = balancer.dataplane_report()["dataplane"]["sessions"]
+    assert (table["active"], table["max"]) == (13, found["sluice_sessions_max"])
+    assert table["made"] == found["sluice_sessions_made_total"] >= 13
     file = balancer.fabric.folder / "sessions.json"
     balancer.cli("session", "export", "web", "--file", file)
     assert len(file.read_text().splitlines()) == 14
