@@ -32,10 +32,18 @@ void repair(WorkerStats& worker) {
 
 // Gauges of a worker that will not run: nobody else would ever set them.
 void forget_gauges(WorkerStats& worker) {
-  if (worker.flows.active.get() == 0) return;  // and reading on would take memory for what was never used
-  worker.flows.active.set(0);
-  for (BackendCounters& backend : worker.backends) {
-    if (backend.flows_active.get() != 0) backend.flows_active.set(0);
+  // Reading what was never used would take memory for it.
+  if (worker.flows.active.get() != 0) {
+    worker.flows.active.set(0);
+    for (BackendCounters& backend : worker.backends) {
+      if (backend.flows_active.get() != 0) backend.flows_active.set(0);
+    }
+  }
+  const SessionCounters& sessions = worker.sessions;
+  if ((sessions.made.get() | sessions.moved.get() | sessions.ended.get()) == 0) return;
+  worker.sessions.active.set(0);
+  for (Counter& active : worker.sessions_active) {
+    if (active.get() != 0) active.set(0);
   }
 }
 
