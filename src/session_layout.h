@@ -84,15 +84,20 @@ constexpr SessionValue unpack(uint64_t value) {
 }
 static_assert(limits::kBackendsMax <= 1u << 19 && kReach <= 1u << 5);
 
+// Each worker looks at the clock now and then, so what another wrote may lie a moment ahead: that is no age,
+// and not one of 48 days.
+inline constexpr uint32_t kAheadMax_s = 1u << kCreatedShift;
 constexpr uint32_t since_s(uint32_t last_s, uint32_t now_s) {
-  return (now_s - last_s) & kSessionTimeMask;
+  const uint32_t since = (now_s - last_s) & kSessionTimeMask;
+  return since > kSessionTimeMask - kAheadMax_s ? 0 : since;
 }
 constexpr uint32_t age_s(const SessionValue& session, uint32_t now_s) {
-  return (((now_s >> kCreatedShift) - session.created) & kCreatedMask) << kCreatedShift;
+  const uint32_t units = ((now_s >> kCreatedShift) - session.created) & kCreatedMask;
+  return units == kCreatedMask ? 0 : units << kCreatedShift;
 }
 // Has a pinned_until ended? Half of the circle is the past.
 constexpr bool is_past(uint32_t until_s, uint32_t now_s) {
-  return since_s(until_s, now_s) < 1u << 21;
+  return ((now_s - until_s) & kSessionTimeMask) < 1u << 21;
 }
 
 // Live connections refresh their session once in so many seconds (a power of two), and a session rests so
