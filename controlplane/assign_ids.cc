@@ -112,7 +112,7 @@ void restore(Backend& backend, BackendId id, const Service& service, const Table
   }
   if (record.outer_destination() != backend.config.address) return;
   backend.health = cold.health;
-  backend.starts_cold = cold.health == Health::down || backend.admin == Admin::maint;
+  backend.starts_cold = cold.health == Health::down || is_out(backend.admin);
   restore_ramp(backend, cold, service.config.policy.slow_start, now_ns);
   if ((record.flags & BackendRecord::kResolved) != 0) backend.next_hop = next_hop_of(record);
 }

@@ -29,31 +29,51 @@ int change(const Arguments& arguments, json request, const std::string& what) {
              [&](const json& r) { return format_change(joined(r.at("backends")) + ": " + what, r); });
 }
 
+const char* drain_word(const Arguments& arguments) {
+  return arguments.migrate ? "migrate" : "drain";
+}
+
+// And after --reset-after: whoever is left is told to connect again.
 int drain_and_wait(const Arguments& arguments) {
-  const auto limit = parse_time(arguments.time_max);
-  if (!limit)
-    return usage_error({fmt::format("time '{}' is not 90s, 10m or the like", arguments.time_max), ""});
-  json request = {{"cmd", "backend.admin"}, {"admin", "drain"}, {"targets", arguments.targets}};
+  const bool resets = !arguments.reset_after.empty();
+  const std::string& time = resets ? arguments.reset_after : arguments.time_max;
+  const auto limit = parse_time(time);
+  if (!limit) return usage_error({fmt::format("time '{}' is not 90s, 10m or the like", time), ""});
+  json request = {{"cmd", "backend.admin"}, {"admin", drain_word(arguments)}, {"targets", arguments.targets}};
   if (arguments.force) request["force"] = true;
   std::vector<std::string> drained;
   const int code = ask(
       arguments, std::move(request),
-      [](const json& r) { return format_change(joined(r.at("backends")) + ": drain", r); },
+      [&](const json& r) {
+        return format_change(joined(r.at("backends")) + ": " + drain_word(arguments), r);
+      },
       [&](const json& r) {
         drained = r.at("backends").get<std::vector<std::string>>();
         return kExitOk;
       });
-  return code == kExitOk ? wait_until_drained(arguments, drained, *limit) : code;
+  if (code != kExitOk) return code;
+  const int waited = wait_until_drained(arguments, drained, *limit, resets);
+  if (waited != kExitTimeout || !resets) return waited;
+  Arguments rest = arguments;
+  rest.targets = drained;
+  return change(rest, {{"cmd", "backend.admin"}, {"admin", "reset"}}, "reset");
 }
 
 void add_waiting(CLI::App& drain, Arguments& arguments, Action& action) {
   drain.add_flag("--wait", arguments.wait, "until they have no flows left; shows how many there are");
   drain.add_option("--timeout", arguments.time_max, "of the waiting: exit code 6 after it (10m)");
+  drain.add_flag("--migrate", arguments.migrate, "its sessions go elsewhere with their next connection");
+  drain
+      .add_option("--reset-after", arguments.reset_after,
+                  "waits so long, then tells the clients of what is left by a TCP reset (see backend reset)")
+      ->type_name("TIME");
   drain.callback([&] {
     action = [&arguments, &drain] {
-      if (arguments.wait) return drain_and_wait(arguments);
-      if (drain.count("--timeout") != 0) return usage_error({"--timeout is of --wait", "add --wait"});
-      return change(arguments, {{"cmd", "backend.admin"}, {"admin", "drain"}}, "drain");
+      if (drain.count("--timeout") != 0 && (!arguments.wait || !arguments.reset_after.empty()))
+        return usage_error({"--timeout is of --wait", "add --wait, without --reset-after"});
+      if (arguments.wait || !arguments.reset_after.empty()) return drain_and_wait(arguments);
+      return change(arguments, {{"cmd", "backend.admin"}, {"admin", drain_word(arguments)}},
+                    drain_word(arguments));
     };
   });
 }
@@ -109,7 +129,8 @@ void add_backend(CLI::App& app, Arguments& arguments, Action& action) {
   };
   static constexpr Verb kVerbs[] = {{"drain", "keeps its flows, gets no new ones"},
                                     {"ready", "takes flows again"},
-                                    {"maint", "out at once: loses its flows, is not checked"}};
+                                    {"maint", "out at once: its flows go elsewhere, it is not checked"},
+                                    {"reset", "the same, and clients of its TCP flows are told by a reset"}};
   for (const Verb& verb : kVerbs) {
     CLI::App* command = backend->add_subcommand(verb.name, verb.help);
     command->add_option(kTargets, arguments.targets, kTargetsHelp)->required();

@@ -58,7 +58,7 @@ std::string flows_text(uint64_t flows) {
 }  // namespace
 
 int wait_until_drained(const Arguments& arguments, const std::vector<std::string>& backends,
-                       std::chrono::milliseconds limit) {
+                       std::chrono::milliseconds limit, bool is_reset_then) {
   const Clock::time_point began = Clock::now();
   const std::string who =
       backends.size() == 1 ? backends.front() : fmt::format("{} backends", backends.size());
@@ -76,6 +76,10 @@ int wait_until_drained(const Arguments& arguments, const std::vector<std::string
       std::this_thread::sleep_for(std::min(kPoll, limit - waited));
       continue;
     }
+    if (is_late && is_reset_then) {
+      progress.say("");
+      return kExitTimeout;
+    }
     if (arguments.as_json) {
       print(to_line({{"v", kProtocolVersion}, {"ok", !is_late}, {"flows", flows}, {"waited_s", waited_s}}));
     } else if (!is_late) {
@@ -84,7 +88,7 @@ int wait_until_drained(const Arguments& arguments, const std::vector<std::string
     if (!is_late) return kExitOk;
     progress.say("");
     complain({fmt::format("{}: {} left after {:.0f} s; no new ones come", who, flows_text(flows), waited_s),
-              "wait again with a longer --timeout, or end them: sluice backend maint " + backends.front()});
+              "wait again with a longer --timeout, or end them: sluice backend reset " + backends.front()});
     return kExitTimeout;
   }
 }

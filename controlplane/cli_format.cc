@@ -97,9 +97,15 @@ TextTable table_of_services(const json& response, Counters counters) {
   return table;
 }
 
+// Of what it may have.
+std::string full_of(const json& backend) {
+  const json& percent = backend.at("full_percent");
+  return percent.is_null() ? "-" : fmt::format("{:.0f}%", percent.get<double>());
+}
+
 TextTable table_of_backends(const json& response, Counters counters) {
-  std::vector<std::string> headings = {"SERVICE", "BACKEND", "ADDRESS",  "ADMIN", "HEALTH",  "CHECK",
-                                       "WEIGHT",  "SHARE",   "NEXT-HOP", "FLOWS", "SESSIONS"};
+  std::vector<std::string> headings = {"SERVICE", "BACKEND", "ADDRESS",  "ADMIN", "HEALTH",   "CHECK",
+                                       "WEIGHT",  "SHARE",   "NEXT-HOP", "FLOWS", "SESSIONS", "FULL"};
   if (counters != Counters::none) add_counter_headings(headings, counters, {"PACKETS", "BYTES", "NEW-FLOWS"});
   TextTable table(headings);
   for (const json& backend : response.at("backends")) {
@@ -113,7 +119,8 @@ TextTable table_of_backends(const json& response, Counters counters) {
                                     fmt::format("{:.2f}%", backend.at("share_percent").get<double>()),
                                     next_hop_of(backend.at("next_hop")),
                                     count_of(backend, "flows_active"),
-                                    count_of(backend, "sessions_active")};
+                                    count_of(backend, "sessions_active"),
+                                    full_of(backend)};
     if (counters != Counters::none) {
       row.insert(row.end(),
                  {count_of(backend, "packets"), count_of(backend, "bytes"), count_of(backend, "flows")});

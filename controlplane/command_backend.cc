@@ -44,13 +44,14 @@ void edit_targets(Daemon& daemon, const json& request, Daemon::BackendEdit edit,
 
 void backend_admin(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
   const std::string wanted = text_of(request, "admin").value_or("");
-  for (const Admin admin : {Admin::ready, Admin::drain, Admin::maint}) {
+  for (const Admin admin : {Admin::ready, Admin::drain, Admin::maint, Admin::migrate, Admin::reset}) {
     if (wanted != text(admin)) continue;
     json response = ok_response();
     response["admin"] = wanted;
     return edit_targets(daemon, request, {{}, admin, std::nullopt}, std::move(response), received_ns, reply);
   }
-  reply(error_response(kCodeBadRequest, {"\"admin\" is one of \"ready\", \"drain\", \"maint\"", ""}));
+  reply(error_response(kCodeBadRequest,
+                       {"\"admin\" is one of \"ready\", \"drain\", \"migrate\", \"maint\", \"reset\"", ""}));
 }
 
 // The weight in a request; or the response that refuses it.

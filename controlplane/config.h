@@ -35,10 +35,14 @@ struct BackendConfig {
   IpAddress address;  // unicast, unique in its service, not the VIP
   uint32_t weight = limits::kWeightDefault;  // 0 .. limits::kWeightMax
   Admin admin =
-      Admin::ready;  // `admin = "ready" | "drain" | "maint"`: an operator's lasts until this changes
+      Admin::ready;  // `admin = "ready" | "drain" | "migrate" | "maint" | "reset"`: an operator's lasts until this changes
   // Written as `[service.sorry]`: takes new flows when too few others are left (controlplane/policy.h). Has
   // no weight of its own; there is one at most.
   bool sorry = false;
+  // What it may have at most, 0: no limit. A service's `max_flows` and `max_sessions` are those of its backends
+  // that say nothing.
+  uint32_t max_flows = 0;
+  uint32_t max_sessions = 0;
 
   bool operator==(const BackendConfig&) const = default;
 };
@@ -65,6 +69,9 @@ struct ServiceConfig {
   uint32_t idle_udp_s = limits::kIdleUdpDefault;
   HealthConfig health;
   PolicyConfig policy;  // what becomes of it when backends fail
+  // `scale_up_at = "80%"`, `scale_down_at = "30%"`: of what its backends may have; 0: nobody is told.
+  uint32_t scale_up_percent = 0;
+  uint32_t scale_down_percent = 0;
   std::vector<BackendConfig> backends;
 
   bool operator==(const ServiceConfig&) const = default;

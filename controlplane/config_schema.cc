@@ -1,6 +1,7 @@
 #include "controlplane/config_schema.h"
 
 #include <algorithm>
+#include <charconv>
 #include <numeric>
 #include <sstream>
 #include <tuple>
@@ -80,6 +81,15 @@ struct BackendUses {
   FirstUse<IpAddress> addresses;
 };
 
+struct Caps {
+  uint32_t max_flows = 0;
+  uint32_t max_sessions = 0;
+};
+void read_caps(TableReader& reader, Caps& caps) {
+  set_if(caps.max_flows, reader.integer("max_flows", 1, UINT32_MAX));
+  set_if(caps.max_sessions, reader.integer("max_sessions", 1, UINT32_MAX));
+}
+
 // What a backend and the sorry backend have in common.
 BackendConfig read_backend(TableReader& reader, const TableReader& service, const ServiceConfig& config,
                            BackendUses& uses) {
@@ -95,18 +105,24 @@ BackendConfig read_backend(TableReader& reader, const TableReader& service, cons
       reader.reject("address", "the backend's own address, not the VIP");
     }
   }
-  set_if(backend.admin,
-         reader.choice<Admin>("admin",
-                              {{"ready", Admin::ready}, {"drain", Admin::drain}, {"maint", Admin::maint}}));
+  set_if(backend.admin, reader.choice<Admin>("admin", {{"ready", Admin::ready},
+                                                       {"drain", Admin::drain},
+                                                       {"migrate", Admin::migrate},
+                                                       {"maint", Admin::maint},
+                                                       {"reset", Admin::reset}}));
   return backend;
 }
 
 void read_backends(TableReader& service, const std::vector<const toml::table*>& tables, BackendUses& uses,
-                   ServiceConfig& config) {
+                   const Caps& of_service, ServiceConfig& config) {
   for (const toml::table* table : tables) {
     TableReader reader(*table, describe("backend", *table), service.sink(), &service);
     BackendConfig backend = read_backend(reader, service, config, uses);
     set_if(backend.weight, reader.integer("weight", 0, limits::kWeightMax));
+    Caps own = of_service;
+    read_caps(reader, own);
+    backend.max_flows = own.max_flows;
+    backend.max_sessions = own.max_sessions;
     reader.finish();
     config.backends.push_back(std::move(backend));
   }
@@ -201,6 +217,46 @@ void check_method(const TableReader& reader, const ServiceConfig& config) {
                       "affinity = \"connection\"");
 }
 
+void read_scale(TableReader& reader, ServiceConfig& config) {
+  const auto read = [&](std::string_view key, uint32_t& percent) {
+    const auto text = reader.text(key);
+    if (!text) return;
+    const char* const end = text->data() + text->size();
+    const auto [stop, fault] = std::from_chars(text->data(), end, percent);
+    if (fault == std::errc() && stop + 1 == end && *stop == '%' && percent >= 1 && percent <= 100) return;
+    percent = 0;
+    reader.reject(key, "from \"1%\" to \"100%\"");
+  };
+  read("scale_up_at", config.scale_up_percent);
+  read("scale_down_at", config.scale_down_percent);
+}
+
+void check_caps(const TableReader& reader, const ServiceConfig& config) {
+  const bool is_limited =
+      std::any_of(config.backends.begin(), config.backends.end(),
+                  [](const BackendConfig& b) { return b.max_flows != 0 || b.max_sessions != 0; });
+  const bool has_max_sessions = std::any_of(config.backends.begin(), config.backends.end(),
+                                            [](const BackendConfig& b) { return b.max_sessions != 0; });
+  for (const char* key : {"scale_up_at", "scale_down_at"}) {
+    if (reader.has(key) && !is_limited)
+      reader.sink().error(reader.where(key),
+                          "'" + std::string(key) + "' is a share of what the backends may have",
+                          "max_flows = 10000");
+  }
+  if (config.scale_up_percent != 0 && config.scale_down_percent >= config.scale_up_percent) {
+    reader.sink().error(reader.where("scale_down_at"),
+                        "'scale_down_at' is not below 'scale_up_at': both would be told at once");
+  }
+  if (is_limited && config.affinity == Affinity::none) {
+    reader.sink().error(reader.where("affinity"), "without affinity there are no flows to limit",
+                        "affinity = \"connection\"");
+  }
+  if (has_max_sessions && !has_sessions(config.affinity)) {
+    reader.sink().warning(
+        reader.where(), "'max_sessions' has no effect without affinity = \"client\", \"prefix\" or \"key\"");
+  }
+}
+
 ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const TableReader& root,
                            FileUses& uses) {
   TableReader reader(table, describe("service", table), sink, &root);
@@ -214,6 +270,9 @@ ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const
   const toml::table* sorry = reader.table("sorry");
   const PolicyTables policy = read_policy(reader, config.policy);
   const SessionTables session = read_session(reader, config);
+  Caps caps;
+  read_caps(reader, caps);
+  read_scale(reader, config);
   const auto backends = reader.tables("backend", "[[service.backend]]");
   if (health != nullptr) {
     read_health(reader, *health, port_is_known, config);
@@ -227,8 +286,9 @@ ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const
   check_session(reader, idle_timeout != nullptr && idle_timeout->contains("session"), config);
   BackendUses uses_inside;
   if (backends) {
-    read_backends(reader, *backends, uses_inside, config);
+    read_backends(reader, *backends, uses_inside, caps, config);
     check_backends(reader, config);
+    check_caps(reader, config);
     check_policy(reader, config);
     check_group(reader, config, uses.groups);
   }
@@ -301,8 +361,11 @@ void ConfigReader::read_override(const toml::table& table, DiagnosticSink& sink,
   entry.enabled = reader.boolean("enabled");
   if (const auto weight = reader.integer("weight", 0, limits::kWeightMax))
     entry.weight = static_cast<uint32_t>(*weight);
-  entry.admin = reader.choice<Admin>(
-      "admin", {{"ready", Admin::ready}, {"drain", Admin::drain}, {"maint", Admin::maint}});
+  entry.admin = reader.choice<Admin>("admin", {{"ready", Admin::ready},
+                                               {"drain", Admin::drain},
+                                               {"migrate", Admin::migrate},
+                                               {"maint", Admin::maint},
+                                               {"reset", Admin::reset}});
   if (reader.has("address")) {
     entry.address = read_unicast(reader, "address");
   } else {

@@ -194,7 +194,7 @@ void Daemon::follow_all_checks() {
 
 // A backend in maintenance is left alone, and what was seen of it before says nothing about it after.
 void Daemon::follow_checks(const Service& service, const Backend& backend) {
-  if (backend.admin == Admin::maint || service.config.health.type == HealthConfig::Type::none) {
+  if (is_out(backend.admin) || service.config.health.type == HealthConfig::Type::none) {
     checker_->forget(backend.id);
   } else {
     CheckTarget target = target_of(service, backend);

@@ -37,6 +37,7 @@
 #include "controlplane/publish.h"
 #include "controlplane/rollout.h"
 #include "controlplane/steer_map.h"
+#include "controlplane/scale_watch.h"
 #include "controlplane/syn_watch.h"
 #include "controlplane/vip_checks.h"
 #include "controlplane/worker_commands.h"
@@ -180,6 +181,7 @@ class Daemon {
   void advance_policy(uint64_t now_ns);
   void announce();
   void watch_syns();
+  void watch_scale();
   void watch_clock(uint64_t now_ns);
   void tick();
   void wait_for_signals();
@@ -215,6 +217,7 @@ class Daemon {
   ClockWatch clock_watch_;
   uint64_t starts_seen_ = 0;
   SynWatch syn_watch_;
+  ScaleWatch scale_watch_;
   uint64_t syn_watched_ns_ = 0;
   std::string dataplane_fault_seen_;
   BackendIndex index_;  // made anew by follow_model

@@ -33,7 +33,7 @@ void lay_over_states(Model& model, const Overrides& overrides, uint64_t now_ns) 
         backend.weight_override = entry->weight;
       const Admin admin =
           entry != nullptr ? entry->admin.value_or(backend.config.admin) : backend.config.admin;
-      if (admin == Admin::maint && backend.admin != Admin::maint) {
+      if (is_out(admin) && !is_out(backend.admin)) {
         backend.health = Health::unknown;
         backend.health_since_ns = now_ns;
         backend.flaps = {};
@@ -442,7 +442,7 @@ void Daemon::remember_kept_health(Model& model) {
   const json health = json::parse(**kept, nullptr, /*allow_exceptions=*/false);
   for (Service& service : model.edit_all()) {
     for (Backend& backend : service.backends) {
-      if (backend.health != Health::unknown || backend.admin == Admin::maint) continue;
+      if (backend.health != Health::unknown || is_out(backend.admin)) continue;
       const auto found = health.find(service.config.name + "/" + backend.config.name);
       if (found == health.end() || found->value("address", "") != backend.config.address.text()) continue;
       backend.health = found->value("up", false) ? Health::up : Health::down;

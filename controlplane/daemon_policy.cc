@@ -101,6 +101,26 @@ void Daemon::advance_policy(uint64_t now_ns) {
   if (now_ns - syn_watched_ns_ < kSynWatchNs) return;
   syn_watched_ns_ = now_ns;
   watch_syns();
+  watch_scale();
+}
+
+void Daemon::watch_scale() {
+  if (dataplane_.stats() == nullptr) return;
+  for (const ScaleWatch::Change& change : scale_watch_.look(model_, *dataplane_.stats())) {
+    using State = ScaleWatch::State;
+    Event event;
+    event.level = change.state == State::up ? Event::Level::warning : Event::Level::info;
+    event.kind = change.state == State::up     ? "scale_up"
+                 : change.state == State::down ? "scale_down"
+                                               : "scale_ok";
+    event.service = change.service;
+    event.text = fmt::format("{}: {:.0f} % of what its backends may have: {}", change.service, change.percent,
+                             change.state == State::up     ? "more of them are wanted"
+                             : change.state == State::down ? "fewer of them would do"
+                                                           : "enough of them, and not too many");
+    event.details = {{"percent", change.percent}};
+    events_.add(std::move(event));
+  }
 }
 
 void Daemon::watch_syns() {

@@ -73,8 +73,8 @@ constexpr std::array<const char*, 5> kStates = {"up", "down", "unknown", "drain"
 
 // Position in kStates: the admin state when that decides, else the health.
 size_t state_of(const Service& service, const Backend& backend) {
-  if (backend.admin == Admin::drain) return 3;
-  if (backend.admin == Admin::maint) return 4;
+  if (is_out(backend.admin)) return 4;
+  if (backend.admin != Admin::ready) return 3;
   if (service.config.health.type == HealthConfig::Type::none || backend.health == Health::up) return 0;
   return backend.health == Health::down ? 1 : 2;
 }
@@ -339,6 +339,8 @@ void Metrics::Scrape::write_workers(const StatsSegment& stats) {
       [](const Row& row) { return row.stats->flows.evicted.get(); });
   all("sluice_worker_flows_untracked", "counter", "Packets of new flows without an entry.",
       [](const Row& row) { return row.stats->flows.untracked.get(); });
+  all("sluice_worker_flows_overflowed", "counter", "Choices of a backend that was full: to the next one.",
+      [](const Row& row) { return row.stats->flows.overflowed.get(); });
   text_.family("sluice_worker_up", "gauge", "", "1 while the worker runs.");
   for (const Row& row : rows)
     text_.sample(row.labels, uint64_t{daemon_.dataplane().is_running() && row.stats->active.get() != 0});

@@ -101,7 +101,7 @@ Backend& Model::change_standing(BackendPlace at) {
 void Model::set_admin(BackendPlace at, Admin admin, uint64_t now_ns) {
   const bool took_new = service_of(at).takes_new(this->backend(at));
   Backend& backend = change_standing(at);
-  const bool leaves_service = admin == Admin::maint && backend.admin != Admin::maint;
+  const bool leaves_service = is_out(admin) && !is_out(backend.admin);
   backend.admin = admin;
   if (!leaves_service) return may_serve(at, took_new, now_ns);
   // What was seen of it before says nothing about it from now on.

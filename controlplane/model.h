@@ -81,7 +81,7 @@ struct Service {
 
   // Its flows stay with it.
   bool keeps_flows(const Backend& b) const {
-    return b.admin != Admin::maint && (counts_as_up(b) || config.policy.on_failure == OnFailure::keep);
+    return !is_out(b.admin) && (counts_as_up(b) || config.policy.on_failure == OnFailure::keep);
   }
   // New flows may go to it.
   bool takes_new(const Backend& b) const {

@@ -13,12 +13,23 @@ namespace {
 using nlohmann::json;
 
 const char* text(Admin admin) {
-  if (admin == Admin::drain) return "drain";
-  return admin == Admin::maint ? "maint" : "ready";
+  switch (admin) {
+    case Admin::ready:
+      break;
+    case Admin::drain:
+      return "drain";
+    case Admin::maint:
+      return "maint";
+    case Admin::migrate:
+      return "migrate";
+    case Admin::reset:
+      return "reset";
+  }
+  return "ready";
 }
 
 std::optional<Admin> admin_of(const std::string& name) {
-  for (const Admin admin : {Admin::ready, Admin::drain, Admin::maint}) {
+  for (const Admin admin : {Admin::ready, Admin::drain, Admin::maint, Admin::migrate, Admin::reset}) {
     if (name == text(admin)) return admin;
   }
   return std::nullopt;

@@ -8,7 +8,7 @@
 //   service = "web"
 //   backend = "b1"          # without it: about the service
 //   weight = 50             # of a backend
-//   admin = "drain"         # of a backend: ready | drain | maint
+//   admin = "drain"         # of a backend: ready | drain | migrate | maint | reset
 //   address = "10.0.1.19"   # adds the backend
 //   remove = true           # takes the backend, or the service, out
 //   enabled = false         # of a service: its VIP is not served

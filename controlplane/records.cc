@@ -94,6 +94,8 @@ BackendRecord backend_record(const Service& service, const Backend& backend) {
   if (hop.resolved) record.flags |= BackendRecord::kResolved;
   if (service.takes_new(backend)) record.flags |= BackendRecord::kTakesNew;
   if (!service.counts_as_up(backend)) record.flags |= BackendRecord::kFailed;
+  if (backend.admin == Admin::migrate) record.flags |= BackendRecord::kMigrates;
+  if (backend.admin == Admin::reset) record.flags |= BackendRecord::kResets;
   if (backend.config.sorry) record.flags |= BackendRecord::kSorry;
   if (service.config.forward == Forward::ipip) {
     record.outer_bytes = address.is_v4() ? sizeof(wire::Ipv4) : sizeof(wire::Ipv6);
@@ -121,6 +123,8 @@ BackendCold backend_cold(const Service& service, const Backend& backend, const B
   cold.weight = backend.weight_in_force();
   cold.weight_override = backend.weight_override.value_or(kNoOverride);
   cold.weight_configured = backend.config.weight;
+  cold.max_flows = backend.config.max_flows;
+  cold.max_sessions = backend.config.max_sessions;
   cold.admin = backend.admin;
   cold.admin_configured = backend.config.admin;
   // Whoever takes over knows nothing of a hold.
@@ -151,6 +155,11 @@ ServiceRecord service_record(const Service& service, const ServiceRecord& publis
   if (config.enabled) record.flags |= ServiceRecord::kServed;
   if (config.affinity == Affinity::none) record.flags |= ServiceRecord::kStateless;
   if (config.policy.on_failure == OnFailure::reset) record.flags |= ServiceRecord::kResets;
+  if (std::any_of(service.backends.begin(), service.backends.end(), [](const Backend& backend) {
+        return backend.config.max_flows != 0 || backend.config.max_sessions != 0;
+      })) {
+    record.flags |= ServiceRecord::kCapped;
+  }
   write_session(record, config);
   record.idle_s[ServiceRecord::kSyn] = config.idle_syn_s;
   record.idle_s[ServiceRecord::kEstablished] = config.idle_established_s;

@@ -40,8 +40,21 @@ void add_service_counters(const Daemon& daemon, const Service& service, json& ou
   out["flows"] = sums.flows;
 }
 
+// How much of what it may have; null: it has no limit.
+json full_percent(const Backend& backend, const BackendSums& sums) {
+  const uint32_t max_flows = backend.config.max_flows, max_sessions = backend.config.max_sessions;
+  if (max_flows == 0 && max_sessions == 0) return nullptr;
+  const auto share = [](uint64_t used, uint32_t most) {
+    return most == 0 ? 0.0 : 100.0 * static_cast<double>(used) / most;
+  };
+  return std::max(share(sums.flows_active, max_flows), share(sums.sessions_active, max_sessions));
+}
+
 void add_backend_counters(const Daemon& daemon, const Backend& backend, json& out) {
   const BackendSums sums = sums_of(daemon, backend);
+  out["max_flows"] = backend.config.max_flows;
+  out["max_sessions"] = backend.config.max_sessions;
+  out["full_percent"] = full_percent(backend, sums);
   out["packets"] = sums.packets;
   out["bytes"] = sums.bytes;
   out["flows"] = sums.flows;
@@ -119,6 +132,10 @@ const char* text(Admin admin) {
       return "drain";
     case Admin::maint:
       return "maint";
+    case Admin::migrate:
+      return "migrate";
+    case Admin::reset:
+      return "reset";
   }
   return "?";
 }
@@ -169,7 +186,11 @@ const char* protocol_text(uint8_t protocol) {
 
 std::string why_no_new_flows(const Service& service, const Backend& backend) {
   if (backend.admin == Admin::drain) return "draining (admin): keeps its flows, takes no new ones";
+  if (backend.admin == Admin::migrate)
+    return "draining (admin): keeps its flows, its sessions go elsewhere with their next connection";
   if (backend.admin == Admin::maint) return "in maintenance (admin)";
+  if (backend.admin == Admin::reset)
+    return "in maintenance (admin), clients of its flows are told by a reset";
   if (!service.counts_as_up(backend)) {
     if (service.seems_up(backend)) return "kept down for a while: it was flapping";
     if (backend.health == Health::unknown) return "not checked yet";

@@ -56,4 +56,13 @@ inline uint64_t flows_active(const StatsSegment& stats, BackendId id) {
   return sum;
 }
 
+// Sessions that name it now. One worker's gauge alone may be below zero.
+inline uint64_t sessions_active(const StatsSegment& stats, BackendId id) {
+  uint64_t sum = 0;
+  for (const WorkerStats& worker : stats.workers) {
+    if (worker.active.get() != 0 || worker.loops.get() != 0) sum += worker.sessions_active[index(id)].get();
+  }
+  return sum;
+}
+
 }  // namespace sluice

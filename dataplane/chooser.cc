@@ -38,6 +38,13 @@ uint64_t Chooser::active_flows(BackendId id) const {
   return flows;
 }
 
+uint64_t Chooser::active_sessions(BackendId id) const {
+  uint64_t sessions = 0;  // one worker's alone may be below zero
+  for (const WorkerStats& worker : workers_)
+    sessions += worker.sessions_active[index(id)].get();
+  return sessions;
+}
+
 // A table of another size, after a change, is gone on with from the same slot, or from its start.
 uint32_t Chooser::next_slot(ServiceId id, uint32_t slots) {
   uint32_t& next = next_[index(id)];

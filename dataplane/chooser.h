@@ -50,10 +50,13 @@ class Chooser {
   // Only for a service that it decides for, and that has a lookup table.
   BackendId choose(ServiceId id, const ServiceRecord& service, const TablesView& tables);
 
+  // Over all workers, as they count at this moment.
+  uint64_t active_flows(BackendId id) const;
+  uint64_t active_sessions(BackendId id) const;
+
  private:
   uint64_t draw();
   uint32_t draw(uint32_t below);
-  uint64_t active_flows(BackendId id) const;
   uint32_t next_slot(ServiceId id, uint32_t slots);
   uint32_t less_loaded(uint32_t one, uint32_t other, const ServiceRecord& service,
                        const TablesView& tables) const;

@@ -16,6 +16,13 @@ inline IpAddress source_of(const Packet& packet) {
                                      : IpAddress::v6(ip + offsetof(wire::Ipv6, source));
 }
 
+// Does its flow begin with it, as far as one packet can say? Else it began before we saw it, or elsewhere.
+inline bool is_first(const Packet& packet) {
+  return packet.protocol == wire::kProtoUdp ||
+         (packet.tcp_flags & (wire::kTcpSyn | wire::kTcpAck | wire::kTcpFin | wire::kTcpRst)) ==
+             wire::kTcpSyn;
+}
+
 // What chooses where no session does: the flow's hash, or its client's.
 inline uint64_t choice_hash(const Packet& packet, const TablesView& tables) {
   const bool by_source = tables.service(packet.service).method == static_cast<uint8_t>(Method::source_hash);

@@ -36,6 +36,7 @@ void SessionTable::free(SessionLine& home, const Slot& slot) {
   // Nobody who finds the tag may take a value of 0 for a claim's.
   slot.tag_low().store(kTagDying, std::memory_order_seq_cst);
   slot.value().store(0, std::memory_order_seq_cst);
+  slot.line->freed.fetch_add(1, std::memory_order_seq_cst);  // before the slot can be another's: read_line()
   slot.tag_low().store(kTagFree, std::memory_order_seq_cst);
   if (slot.distance != 0) lower_away(home);
 }

@@ -12,9 +12,9 @@
 // further from home gives way: it is killed (value: 0 to kDead), or gives itself up. So a claim of which
 // somebody could not know never becomes live beside another.
 //
-// A slot is freed in steps (value: kDead; tag: dying; value: 0; tag: 0), so nobody claims it before it is
-// clean: a claim by its maker, a live one by whoever made its value kDead. The home's `away` counts a session
-// elsewhere before that is claimed, and until after it is freed: a lookup never stops short.
+// A slot is freed in steps (value: kDead; tag: dying; value: 0; counted; tag: 0), so nobody claims it before
+// it is clean: a claim by its maker, a live one by whoever made its value kDead. The home's `away` counts a
+// session elsewhere before that is claimed, and until after it is freed: a lookup never stops short.
 //
 // Cost: a lookup touches one line, more where the home has sessions elsewhere (5 % of the homes of a table at
 // capacity); prefetch() early. An insert touches the same, and at most kReach lines to find no place.
@@ -106,17 +106,20 @@ class SessionTable {
 // Which of the line's sessions it is, if any. Without a branch for each slot: which it is nobody can guess.
 inline SessionTable::Found SessionTable::look(SessionLine& line, uint32_t tag_low, uint32_t tag_high,
                                               uint32_t distance) {
-  uint32_t mask = matching_sessions(line, tag_low, tag_high);
-  for (; mask != 0; mask &= mask - 1) {
-    const auto slot = static_cast<uint32_t>(std::countr_zero(mask));
-    // Acquire: pairs with the publishing compare-and-swap; the tags were written before it.
-    const uint64_t value = line.value[slot].load(std::memory_order_seq_cst);
-    // Still this session's slot? The tags above were only a hint; this load comes after that of `value`.
-    const bool is_same = line.tag_low[slot].load(std::memory_order_relaxed) == tag_low;
-    if (is_live(value) && unpack(value).distance == distance && is_same) [[likely]]
-      return {&line.value[slot], value};
-  }
-  return {};
+  return read_line(
+      line,
+      [&](const SessionLine&) -> Found {
+        uint32_t mask = matching_sessions(line, tag_low, tag_high);
+        for (; mask != 0; mask &= mask - 1) {
+          const auto slot = static_cast<uint32_t>(std::countr_zero(mask));
+          // Acquire: pairs with the publishing compare-and-swap; the tags were written before it.
+          const uint64_t value = line.value[slot].load(std::memory_order_seq_cst);
+          if (is_live(value) && unpack(value).distance == distance) [[likely]]
+            return {&line.value[slot], value};
+        }
+        return {};
+      },
+      Found{});
 }
 
 inline SessionTable::Found SessionTable::find(uint64_t hash) const {

@@ -81,18 +81,24 @@ uint32_t remaining_s(FlowTable::Place place, const TablesView& tables, uint32_t 
 // Of a new flow: its session's backend, or else the lookup table's.
 inline bool Tracker::choose(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s) {
   if (session != kNoSession) return choose_by_session(packet, session, tables, now_s);
-  return select(packet, choice_hash(packet, tables), tables);
+  const uint64_t hash = choice_hash(packet, tables);
+  if (!select(packet, hash, tables)) return false;
+  const ServiceRecord& service = tables.service(packet.service);
+  if ((service.flags & ServiceRecord::kCapped) == 0 || !is_first(packet) || Chooser::decides(service))
+      [[likely]]
+    return true;
+  return find_room(packet, hash, false, tables);
 }
 
-// Then, of one that begins here and has its place: who it is by the method, if that is not a hash.
-inline void Tracker::choose_by_method(Packet& packet, uint64_t session, FlowTable::Place place,
-                                      FlowState first, const TablesView& tables) {
+// Then, of one that begins here and has its place: who it is by the method, if that is not a hash. False:
+// they are all full, and the packet is refused.
+inline bool Tracker::choose_by_method(Packet& packet, uint64_t session, const TablesView& tables) {
   const ServiceRecord& service = tables.service(packet.service);
-  if (!Chooser::decides(service) || session != kNoSession || first == FlowState::midstream) [[likely]]
-    return;
+  if (!Chooser::decides(service) || session != kNoSession || !is_first(packet)) [[likely]]
+    return true;
   packet.backend = chooser_.choose(packet.service, service, tables);
   packet.record = &tables.backend(packet.backend);
-  place.set_backend(packet.backend);
+  return (service.flags & ServiceRecord::kCapped) == 0 || find_room(packet, packet.hash, false, tables);
 }
 
 // What a tracked flow's packet finds.
@@ -160,11 +166,14 @@ void Tracker::count_new(const Packet& packet) {
   const BackendId tracked = place.backend();
   if (!found.keeps && reset(packet, place, tables, sums)) return;
   const uint64_t session = session_of(packet, tables);
-  if (!choose(packet, session, tables, now_s)) return;
+  // Its own place is free for it.
   stats_.backends[index(tracked)].flows_active.subtract(1);
-  const FlowState first = first_state(packet);
+  if (!choose(packet, session, tables, now_s) || !choose_by_method(packet, session, tables)) {
+    stats_.backends[index(tracked)].flows_active.add(1);
+    return;
+  }
   place.set_backend(packet.backend);
-  choose_by_method(packet, session, place, first, tables);
+  const FlowState first = first_state(packet);
   stats_.backends[index(packet.backend)].flows_active.add(1);
   count_new(packet);
   if (!found.keeps) {
@@ -185,9 +194,11 @@ void Tracker::count_new(const Packet& packet) {
 // A flow whose backend is gone: forgotten, and the client told so. False: that is not to be; nothing was
 // done.
 bool Tracker::reset(Packet& packet, FlowTable::Place place, const TablesView& tables, Sums& sums) {
-  if ((tables.service(packet.service).flags & ServiceRecord::kResets) == 0) return false;
-  // Another service's flow of the same hash is not the client's.
   const BackendRecord& backend = tables.backend(place.backend());
+  if ((tables.service(packet.service).flags & ServiceRecord::kResets) == 0 &&
+      (backend.flags & BackendRecord::kResets) == 0)
+    return false;
+  // Another service's flow of the same hash is not the client's.
   const bool is_removed = (backend.flags & BackendRecord::kConfigured) == 0;
   if (!(is_removed || backend.service == packet.service) || !may_answer_reset(packet)) return false;
   packet.backend = place.backend();
@@ -231,7 +242,12 @@ template <bool at_home>
     sums.untracked += gives_up;
     return gives_up;
   }
-  choose_by_method(packet, session, inserted.place, first, tables);
+  if (!choose_by_method(packet, session, tables)) [[unlikely]] {
+    flows_.erase(inserted.place);
+    return true;
+  }
+  if (packet.backend != flow.backend) [[unlikely]]
+    inserted.place.set_backend(packet.backend);
   packet.how = FlowHow::created;
   sums.inserted++;
   sums.active++;

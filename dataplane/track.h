@@ -104,8 +104,9 @@ class Tracker {
   uint64_t session_of(const Packet& packet, const TablesView& tables) const;
   bool take_key(Packet& packet, const TablesView& tables);
   bool choose(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s);
-  void choose_by_method(Packet& packet, uint64_t session, FlowTable::Place place, FlowState first,
-                        const TablesView& tables);
+  bool has_room(BackendId id, bool for_session, const TablesView& tables) const;
+  bool find_room(Packet& packet, uint64_t hash, bool for_session, const TablesView& tables);
+  bool choose_by_method(Packet& packet, uint64_t session, const TablesView& tables);
   bool choose_by_session(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s);
   bool follow_session(Packet& packet, SessionTable::Found& found, uint64_t session, const TablesView& tables,
                       uint32_t now_s);

@@ -48,7 +48,16 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
   // A group's session may name another service's backend: ours of the same name is meant.
   std::optional<BackendId> own = value.backend;
   if (tables.backend(value.backend).service != packet.service) own = tables.twin(service, value.backend);
-  if (!own) return false;
+  if (!own) {
+    // Its backend lives, and is none of ours: ours is the next choice, and the others of the group keep
+    // theirs.
+    const BackendRecord& others = tables.backend(value.backend);
+    if ((others.flags & BackendRecord::kConfigured) == 0 ||
+        tables.service(others.service).session_salt != service.session_salt)
+      return false;
+    select(packet, next_choice(session), tables);
+    return true;
+  }
   const BackendRecord& backend = tables.backend(*own);
   if ((backend.flags & BackendRecord::kConfigured) == 0 || backend.service != packet.service) return false;
 
@@ -61,6 +70,10 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
   if ((is_alive && !has_failed) || waits) {
     packet.backend = *own;
     packet.record = &backend;
+    // A connection more than it may have is lent to another.
+    if ((service.flags & ServiceRecord::kCapped) != 0 && is_first(packet) &&
+        !find_room(packet, session, false, tables))
+      return true;
   } else if (service.on_failure == SessionFailure::rehash && !is_pinned) {
     return false;
   } else {
@@ -86,6 +99,8 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
     if (!select(packet, found && !is_over_now ? next_choice(session) : session, tables)) return false;
     // Nobody is tied to who only says sorry.
     if ((packet.record->flags & BackendRecord::kSorry) != 0) return true;
+    const bool is_capped = (tables.service(packet.service).flags & ServiceRecord::kCapped) != 0;
+    if (is_capped && is_first(packet) && !find_room(packet, session, true, tables)) return false;
     const SessionValue fresh{packet.backend, SessionKind::learnt, 0, now_s, now_s >> kCreatedShift};
     if (!found) {
       const SessionTable::Made made = sessions_.find_or_make(session, fresh);

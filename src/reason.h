@@ -31,6 +31,7 @@ namespace sluice {
   X(fragment, drop, "IP fragment: its ports cannot be known for all of it")                                 \
   X(no_generation, drop, "no configuration published yet")                                                  \
   X(no_backend, drop, "no backend of the service takes new flows")                                          \
+  X(backends_full, drop, "every backend that may take the new flow has its max_flows or max_sessions")      \
   X(next_hop_unresolved, drop, "the backend's next hop has no MAC address yet")                             \
   X(mtu_exceeded, drop, "too big for the next hop with the tunnel header, and may be fragmented by nobody") \
   X(icmp_rate_limited, drop, "too big, and more 'packet too big' answers were due than a second allows")    \

@@ -43,7 +43,7 @@ struct alignas(64) SessionLine {
   std::atomic<uint16_t> tag_high[kLineSessions];  // bits 32..47: what the home line leaves open
   std::atomic<uint32_t>
       away;  // bits 0..23: sessions of this home in other lines; 24..31: the farthest's distance
-  uint32_t reserved;
+  std::atomic<uint32_t> freed;  // how often a slot of this line was: modulo 2^32
 };
 static_assert(sizeof(SessionLine) == 64 && std::atomic<uint64_t>::is_always_lock_free);
 
@@ -128,9 +128,9 @@ namespace portable {
 inline uint32_t matching_sessions(const SessionLine& line, uint32_t tag_low, uint32_t tag_high) {
   uint32_t mask = 0;
   for (uint32_t slot = 0; slot < kLineSessions; slot++) {
-    const bool matches = (line.tag_low[slot].load(std::memory_order_relaxed) == tag_low) &
-                         (line.tag_high[slot].load(std::memory_order_relaxed) == tag_high);
-    mask |= static_cast<uint32_t>(matches) << slot;
+    const uint32_t differs = (line.tag_low[slot].load(std::memory_order_relaxed) ^ tag_low) |
+                             (line.tag_high[slot].load(std::memory_order_relaxed) ^ tag_high);
+    mask |= static_cast<uint32_t>(differs == 0) << slot;
   }
   return mask;
 }
@@ -185,6 +185,27 @@ constexpr uint64_t sessions_capacity(uint64_t lines) {
   return lines * 2;
 }
 
+// ---- What a slot holds
+
+// Reads tags and value of a line's slots as they were together: `read(SessionLine) -> T` is asked again while
+// slots are freed meanwhile, so that it may have the tags of one session and the value of the next. After
+// kReads it gives up, and `otherwise` is the answer.
+template <typename Read, typename T>
+T read_line(const SessionLine& line, Read&& read, T otherwise) {
+  constexpr int kReads = 16;
+  for (int attempt = 0; attempt < kReads; attempt++) {
+    // Acquire, before the tags are read. A slot is freed in the order: count, then tag 0; so a tag that is
+    // seen after this count is of a session that was not freed before it.
+    const uint32_t before = line.freed.load(std::memory_order_acquire);
+    const T seen = read(line);
+    // The value was loaded with acquire: if it is of a later session, its maker found the slot free, after
+    // the count.
+    if (line.freed.load(std::memory_order_relaxed) == before) [[likely]]
+      return seen;
+  }
+  return otherwise;
+}
+
 // The hash of a session, and what it is.
 struct SessionSeen {
   uint64_t hash;
@@ -194,19 +215,25 @@ struct SessionSeen {
 // `count`, as each is at some instant. `visit`: SessionSeen -> void.
 template <typename Visit>
 void each_session(const SessionLine* lines, uint64_t count, uint64_t first, uint64_t end, Visit&& visit) {
+  struct Slot {
+    uint64_t value = 0;
+    uint32_t tag_low = 0;
+    uint32_t tag_high = 0;
+  };
   for (uint64_t at = first; at < end; at++) {
-    for (uint32_t slot = 0; slot < kLineSessions; slot++) {
-      const SessionLine& line = lines[at];
-      const uint32_t tag_low = line.tag_low[slot].load(std::memory_order_acquire);
-      // Acquire: the tags belong to it (SessionTable publishes them by it).
-      const uint64_t value = line.value[slot].load(std::memory_order_acquire);
-      if (!is_live(value) || tag_low <= kTagDying) continue;
-      const uint32_t tag_high = line.tag_high[slot].load(std::memory_order_relaxed);
-      std::atomic_thread_fence(std::memory_order_acquire);
-      if (line.tag_low[slot].load(std::memory_order_relaxed) != tag_low) continue;  // another's by now
-      const SessionValue session = unpack(value);
+    for (uint32_t i = 0; i < kLineSessions; i++) {
+      const Slot slot = read_line(
+          lines[at],
+          [&](const SessionLine& line) {
+            const uint32_t tag_low = line.tag_low[i].load(std::memory_order_relaxed);
+            const uint64_t value = line.value[i].load(std::memory_order_acquire);
+            return Slot{value, tag_low, line.tag_high[i].load(std::memory_order_relaxed)};
+          },
+          Slot{});
+      if (!is_live(slot.value) || slot.tag_low <= kTagDying) continue;
+      const SessionValue session = unpack(slot.value);
       const uint64_t least = first_high(home_from(at, session.distance, count), count);
-      visit(SessionSeen{(least + ((tag_high - least) & 0xffff)) << 32 | tag_low, session});
+      visit(SessionSeen{(least + ((slot.tag_high - least) & 0xffff)) << 32 | slot.tag_low, session});
     }
   }
 }

@@ -70,6 +70,7 @@ struct FlowCounters {
   Counter reselected;  // its backend was gone: selected afresh
   Counter reused;      // a SYN on a closing flow: selected afresh
   Counter reset;       // its backend was gone: forgotten, and the client told by a TCP reset
+  Counter overflowed;  // choices of a backend that was full: to the next one that was not
 };
 
 // Sessions (src/session_layout.h), as this worker made, moved and removed them.

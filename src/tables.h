@@ -50,7 +50,13 @@ constexpr uint32_t index(BackendId id) {
 }
 
 enum class Forward : uint8_t { none = 0, l2dsr = 1, ipip = 2 };
-enum class Admin : uint8_t { ready = 0, drain = 1, maint = 2 };
+// What an operator wants of a backend. drain: no new flows. migrate: the same, and its sessions go elsewhere
+// with their next connection. maint: out at once. reset: the same, and clients of its TCP flows are told by a
+// reset.
+enum class Admin : uint8_t { ready = 0, drain = 1, maint = 2, migrate = 3, reset = 4 };
+constexpr bool is_out(Admin admin) {
+  return admin == Admin::maint || admin == Admin::reset;
+}
 enum class Health : uint8_t { unknown = 0, up = 1, down = 2 };
 
 // What a session does while its backend is down: it goes to its next choice and stays there; it waits, and so
@@ -86,6 +92,7 @@ struct alignas(64) ServiceRecord {
   static constexpr uint8_t kResets = 2;  // the client of a TCP flow whose backend is gone is told by a reset
   static constexpr uint8_t kStateless = 4;  // its packets go by the lookup table alone
   static constexpr uint8_t kSessions = 8;   // a session is remembered, and decides for new flows
+  static constexpr uint8_t kCapped = 32;    // some of its backends have limits (BackendCold)
   static constexpr uint8_t kByKey = 16;     // with kSessions: the flow is what the key in the payload says
   IpAddress vip;
   uint64_t lookup_checksum;  // maglev_checksum: equal on every balancer with the same members
@@ -129,6 +136,8 @@ struct alignas(64) BackendRecord {
   static constexpr uint8_t kFailed = 16;
   // Its sessions go elsewhere with their next connection: it drains, and does not wait for them.
   static constexpr uint8_t kMigrates = 32;
+  static constexpr uint8_t kResets =
+      128;  // its TCP flows' clients are told by a reset, whatever its service says
   static constexpr uint8_t kSorry = 64;  // for when too few others are left: no session names it
   static constexpr uint32_t kMacsBytes = 12;
   static constexpr uint32_t kEthernetBytes = 14;
@@ -163,7 +172,7 @@ struct alignas(64) BackendRecord {
 };
 static_assert(sizeof(BackendRecord) == 64 && offsetof(BackendRecord, header) == 10);
 
-// ---- Records only sluiced and its successor read
+// ---- Records that sluiced and its successor read, and workers only for limits
 // --------------------------------------------------------------------
 
 // All zero: an id never used. `name` empty and removed_ns set: in quarantine.
@@ -182,7 +191,11 @@ struct alignas(64) BackendCold {
   uint64_t base_bytes;
   uint64_t base_flows;
   uint32_t weight_configured;  // the file's: an override lives until the file says another weight
-  uint8_t reserved2[12];
+  // What it may have at most, over all workers; 0: no limit. Workers read these for each new flow of a
+  // service that says kCapped.
+  uint32_t max_flows;
+  uint32_t max_sessions;
+  uint8_t reserved2[4];
 };
 static_assert(sizeof(BackendCold) == 128);
 inline constexpr uint32_t kNoOverride = 0xffffffff;
@@ -333,6 +346,7 @@ inline constexpr SegmentKind kTablesSegment = {"tables", "sluiced", 0x73656c6261
                                                             offsetof(BackendCold, service),
                                                             offsetof(BackendCold, admin_configured),
                                                             offsetof(BackendCold, removed_ns),
+                                                            offsetof(BackendCold, max_flows),
                                                             sizeof(ServiceCold),
                                                             offsetof(ServiceCold, panic),
                                                             sizeof(VipEntry),

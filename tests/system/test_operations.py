@@ -192,6 +192,23 @@ def test_drain_waits_for_the_flows_and_says_what_remains(balancer, all_ready):
     assert balancer.backend("web", "b1")["admin"] == "drain"
 
 
+def test_drain_ends_what_is_left_by_a_reset(balancer, all_ready):
+    clients, _, served = connections(balancer, "c1", WEB, 40)
+    on_b1 = list(served.values()).count("b1")
+    assert on_b1 > 0
+    wait_until(lambda: in_flow_tables(balancer).get("b1", 0) >= on_b1, lambda: f"{on_b1} flows of web/b1: {in_flow_tables(balancer)}", 20.0)
+    done = balancer.cli("backend", "drain", "web/b1", "--reset-after", "1s")
+    assert done.stdout.splitlines()[0].startswith("web/b1: drain") and "web/b1: reset" in done.stdout, done.stdout
+    wait_until(lambda: balancer.backend("web", "b1")["flows_active"] == 0, "every client of it has been told", 20.0)
+    results = clients.finish()
+    assert sorted(c["backends"] for c in results if c["error"]) == [["b1"]] * on_b1
+    assert all("ConnectionReset" in c["error"] for c in results if c["error"])
+    assert [c for c in results if not c["error"] and "b1" in c["backends"]] == []
+    assert balancer.backend("web", "b1")["admin"] == "reset"
+    late = balancer.cli("backend", "drain", "web/b1", "--timeout", "1s", check=False)
+    assert late.returncode == 2 and "--timeout is of --wait" in late.stderr
+
+
 # ---- A service is taken out ----------------------------------------------------------------------------------------------
 
 

@@ -240,5 +240,41 @@ TEST(ConfigSession, AGroupAgrees) {
   EXPECT_NE(timed.errors[0].text().find("treat their sessions differently"), std::string::npos);
 }
 
+// Limits: a service's are its backends' own unless they say others.
+TEST(ConfigCaps, ReadsThem) {
+  const ServiceConfig web = service_of(
+      with_backends("affinity = \"client\"\nmax_flows = 1000\nmax_sessions = 50\nscale_up_at = \"80%\"\n"
+                    "scale_down_at = \"30%\"\nsorry = { name = \"s\", address = \"10.0.9.9\" }") +
+      "max_flows = 7\n");
+  ASSERT_EQ(web.backends.size(), 5u);
+  EXPECT_EQ(web.backends[0].max_flows, 1'000u);
+  EXPECT_EQ(web.backends[0].max_sessions, 50u);
+  EXPECT_EQ(web.backends[3].max_flows, 7u);
+  EXPECT_EQ(web.backends[3].max_sessions, 50u);
+  EXPECT_EQ(web.backends[4].max_flows, 0u);
+  EXPECT_EQ(web.scale_up_percent, 80u);
+  EXPECT_EQ(web.scale_down_percent, 30u);
+}
+
+TEST(ConfigCaps, Faults) {
+  const std::pair<const char*, const char*> faults[] = {
+      {"max_flows = 0", "'max_flows' is 0; it must be from 1"},
+      {"scale_up_at = \"80%\"", "f.toml:7:15: 'scale_up_at' is a share of what the backends may have"},
+      {"max_flows = 10\nscale_up_at = \"80\"", "it must be from \"1%\" to \"100%\""},
+      {"max_flows = 10\nscale_up_at = \"101%\"", "it must be from \"1%\" to \"100%\""},
+      {"max_flows = 10\nscale_up_at = \"30%\"\nscale_down_at = \"30%\"",
+       "'scale_down_at' is not below 'scale_up_at'"},
+      {"max_flows = 10\naffinity = \"none\"", "f.toml:8:12: without affinity there are no flows to limit"},
+  };
+  for (const auto& fault : faults) {
+    const ConfigResult result = parse_config(with_backends(fault.first), "f.toml");
+    ASSERT_EQ(result.errors.size(), 1u) << fault.first << "\n" << all_texts(result.errors);
+    EXPECT_NE(result.errors[0].text().find(fault.second), std::string::npos) << result.errors[0].text();
+  }
+  const ConfigResult useless = parse_config(with_backends("max_sessions = 5"), "f.toml");
+  ASSERT_TRUE(useless.config);
+  EXPECT_EQ(useless.warnings.size(), 1u);
+}
+
 }  // namespace
 }  // namespace sluice

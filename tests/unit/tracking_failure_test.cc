@@ -40,6 +40,21 @@ class TrackingFailure : public Tracking {
   }
 };
 
+TEST_F(TrackingFailure, a_reset_backend_tells_its_clients_whatever_the_service_says) {
+  const auto backend_of_port = open_connections(200);
+  models::edit(model, "web", "b2").admin = Admin::reset;
+  publish();
+  for (const auto& [port, backend] : backend_of_port) {
+    const Seen seen = send({.source_port = port});
+    EXPECT_EQ(seen.verdict == Verdict::answer, backend == "b2");
+    if (backend != "b2") {
+      EXPECT_EQ(seen.backend, backend);
+    }
+  }
+  EXPECT_EQ(active("web", "b2"), 0u);
+  EXPECT_NE(send({.source_port = 50'000, .tcp_flags = wire::kTcpSyn}).backend, "b2");
+}
+
 TEST_F(TrackingFailure, reset_tells_the_clients_of_a_failed_backend_once_and_no_others) {
   on_failure(OnFailure::reset);
   const auto backend_of_port = open_connections(400);

@@ -190,6 +190,7 @@ TEST_F(Sessions, services_of_a_group_share_the_decision) {
   const std::string in_tls = connect(from, 443);
   EXPECT_NE(in_tls, "b9");
   EXPECT_EQ(connect(from, 443), in_tls);
+  EXPECT_EQ(connect(from, 80), "b9") << "and where it has one, it keeps that";
 }
 
 // Proves: clients of one network are one with `prefix`, and only those.
@@ -320,6 +321,35 @@ TEST_F(Sessions, return_comes_back) {
   EXPECT_EQ(counters().moved.get(), 0u);
 }
 
+// Proves: a backend that is drained keeps its sessions; one that migrates loses them, each with its next
+// connection, but no connection, and no pin.
+TEST_F(Sessions, migrate_moves_sessions_and_no_connection) {
+  const auto homes = connect_all(200);
+  const std::string pinned =
+      std::find_if(homes.begin(), homes.end(), [](const auto& home) { return home.second == "b1"; })->first;
+  const TablesView tables = publisher.current();
+  SessionTable::Found found = sessions.find(
+      session_hash(client_key(*IpAddress::parse(pinned), tables.service(model.find_service("web")->id)),
+                   tables.generation().secret));
+  ASSERT_TRUE(found);
+  SessionValue pin = found.session();
+  pin.kind = SessionKind::pinned;
+  ASSERT_TRUE(SessionTable::change(found, pin));
+  send({.source = client(7).c_str(), .source_port = 9'999, .tcp_flags = wire::kTcpSyn});
+  backend("web", "b1").admin = Admin::migrate;
+  publish();
+  EXPECT_EQ(send({.source = client(7).c_str(), .source_port = 9'999}).backend, homes.at(client(7)));
+  for (const auto& [from, home] : homes) {
+    const std::string now = connect(from);
+    EXPECT_EQ(now == home, home != "b1" || from == pinned) << from;
+    EXPECT_EQ(connect(from), now);
+  }
+  EXPECT_EQ(sessions_of("web", "b1"), 1u);
+  backend("web", "b1").admin = Admin::ready;
+  publish();
+  expect_gauges_true();
+}
+
 // Proves: who was only told sorry is not tied to that.
 TEST_F(Sessions, nobody_is_tied_to_the_sorry_backend) {
   checked();
@@ -436,6 +466,33 @@ TEST_F(Sessions, end_with_their_backend) {
   sweep_all_sessions();
   EXPECT_EQ(counters().active.get(), 400 - of_b4);
   EXPECT_EQ(in_table().count("b4"), 0u);
+}
+
+// Proves: of an address exactly the first bits count, in either family; and a service is not a group of its
+// name.
+TEST(SessionKey, the_first_bits_of_an_address) {
+  ServiceRecord service{};
+  const auto same = [&](const char* one, const char* other) {
+    return client_key(*IpAddress::parse(one), service).bytes ==
+           client_key(*IpAddress::parse(other), service).bytes;
+  };
+  service.client_bits[0] = 32;
+  service.client_bits[1] = 128;
+  EXPECT_FALSE(same("10.0.0.1", "10.0.0.0"));
+  EXPECT_FALSE(same("2001:db8::1", "2001:db8::"));
+  service.client_bits[0] = 20;
+  service.client_bits[1] = 56;
+  EXPECT_TRUE(same("10.0.31.1", "10.0.16.255"));
+  EXPECT_FALSE(same("10.0.31.1", "10.0.32.1"));
+  EXPECT_TRUE(same("2001:db8:0:1::1", "2001:db8:0:ff:1::"));
+  EXPECT_FALSE(same("2001:db8:0:1::1", "2001:db8:0:100::1"));
+  service.client_bits[1] = 72;
+  EXPECT_TRUE(same("2001:db8::1", "2001:db8::ff:1:1"));
+  EXPECT_FALSE(same("2001:db8::1", "2001:db8:0:0:100::1"));
+  service.client_bits[0] = service.client_bits[1] = 1;
+  EXPECT_TRUE(same("127.1.2.3", "1.1.1.1"));
+  EXPECT_FALSE(same("127.1.2.3", "128.1.1.1"));
+  EXPECT_NE(session_salt("service web"), session_salt("group web"));
 }
 
 // ---- The table itself
