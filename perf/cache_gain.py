@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 """What client affinity is worth to backends that cache: hits of real nginx caches behind Sluice, of the same trace, with
-each connection going its own way (affinity = "connection": its hash spreads a client's over all backends) and with all of a client's
-going to one backend by consistent hashing (affinity = "client").
+new connections going round robin and with all of a client's going to one backend by consistent hashing (affinity = "client").
 
 Backends are nginx with proxy_cache, one namespace each, in front of one origin (nginx, too). A cache holds as many pages
 as its keys zone has place for, and forgets the least recently used one. A trace is a list of (user, page), replayed one request
@@ -36,7 +35,7 @@ from lab import LabError, ensure_bpffs, wait_until
 from sluice import Balancer, service
 
 # What is compared: the VIP, and what its service says.
-METHODS = {"connection": ("203.0.113.10", 'affinity = "connection"'), "client": ("203.0.113.20", 'affinity = "client"')}
+METHODS = {"round-robin": ("203.0.113.10", 'method = "round-robin"'), "client": ("203.0.113.20", 'affinity = "client"')}
 SPREAD, CONSISTENT = METHODS
 SHARED_PAGES = 200
 # Requests for web pages fall with their rank to a power of 0.64 to 0.83 (Breslau et al., Web Caching and Zipf-like
