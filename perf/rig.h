@@ -27,9 +27,9 @@ class Rig {
         stats_memory_(Segment::anonymous(kStatsSegment, sizeof(StatsSegment))),
         bucket_bits_(bucket_bits_for(std::max(flows, limits::kFlowsPerWorkerMin))),
         buckets_(size_t{1} << bucket_bits_),
-        session_lines_(session_lines_for(std::max(flows, limits::kSessionsMin))),
+        session_lines_(session_lines_for(sessions_for(shape, flows))),
         table(buckets_.data(), bucket_bits_),
-        sessions(session_lines_.data(), session_lines_for(std::max(flows, limits::kSessionsMin))),
+        sessions(session_lines_.data(), session_lines_for(sessions_for(shape, flows))),
         pipeline(table, sessions, stats(), tsc_hz()),
         buffers_(size_t{kBuffers} * kBufferBytes),
         maker_(shape),
@@ -90,6 +90,11 @@ class Rig {
   static uint64_t tables_bytes(const Shape& shape) {
     return (uint64_t{64} << 20) + uint64_t{shape.services} * (limits::kLookupSlotsDefault * 2 + 16'384) * 2 +
            uint64_t{shape.services} * shape.backends * 1'024;
+  }
+
+  // One for each client, where the service makes any.
+  static uint64_t sessions_for(const Shape& shape, uint64_t flows) {
+    return std::max(has_sessions(shape.affinity) ? flows : 0, limits::kSessionsMin);
   }
 
   static constexpr uint32_t kBuffers = 1024;

@@ -17,21 +17,24 @@ TESTPMD_FLOOR = "floor/testpmd_macswap"
 RANDOM_LINE = "floor/random_line/"
 
 TABLE_BYTES_PER_FLOW = 16    # at capacity; the number of buckets is a power of two (src/flow_layout.h)
+SESSION_BYTES = 32            # at capacity; never fewer than 2^18 (src/session_layout.h)
 RTE_HASH_BYTES_PER_FLOW = 68  # 32 of key and data, 64 a bucket of 8 at half load, 4 of the ring of free places
 QUICK_SIZE_MAX = 10_000_000
 QUICK_LINE_BYTES_MAX = 256 << 20
 
 # Small twins of other benchmarks: for the tests, and for whoever asks for them by name.
 SMALL = re.compile(r"/flows:\d+$|^flow_table/fill/262144$|^pipeline/(ipip6|l2dsr)/hit/100000$"
-                   r"|^pipeline/ipip/(new_flows|syn_flood|mixed_\d+|many_services|config_change)/100000$")
+                   r"|^pipeline/ipip/(new_flows|returning/\w+|syn_flood|mixed_\d+|many_services|config_change)/100000$")
 # What a quick run leaves out besides the large sizes: variants, and some points of each curve.
-NOT_QUICK = re.compile(r"/(distance|batch):|^(flow_table|rte_hash|pipeline)/.*/100000$|^maglev/.*/backends:(10|10000)$"
+NOT_QUICK = re.compile(r"/(distance|batch):|^(flow_table|session_table|rte_hash|pipeline)/.*/100000$|^maglev/.*/backends:(10|10000)$"
                        r"|/backends/100$|/services/(10|1000)$|^publish/.*/services:100/backends:100$"
                        r"|^publish/(drain|nothing)/|/new_by/.*/backends:10(00)?$")
 
 # name -> the one it is compared with in "ratio". Others are compared with their floor.
 PARTNERS = [(re.compile(pattern), partner) for pattern, partner in (
     (r"flow_table/(lookup|miss|insert)/(\d+)(/.*)?", r"rte_hash/\1/\2"),
+    (r"session_table/(lookup|miss|insert)/(\d+)", r"flow_table/\1/\2"),
+    (r"pipeline/ipip/returning/client/(\d+)", r"pipeline/ipip/returning/connection/\1"),
     (r"pipeline/ipip/(?:syn_flood|new_flows|mixed_\d+)/(\d+)", r"pipeline/ipip/hit/\1"),
     (r"pipeline/ipip/config_change/(\d+)", r"pipeline/ipip/many_services/\1"),
 )]
@@ -118,7 +121,7 @@ class Catalogue:
             key = self._process_key(program, name, names)
             process = found.setdefault((program, key), Process(program, key))
             process.names.append(name)
-            process.interleave = program == "flow_table" or "config_change" in key
+            process.interleave = program == "flow_table" or "config_change" in key or "returning" in key
             process.hugepage_bytes = self._hugepage_bytes(process)
         return list(found.values())
 
@@ -133,7 +136,7 @@ class Catalogue:
             # One kind of table each: hits and Zipf share it.
             return name.replace("/zipf/", "/hit/")
         if program == "change":
-            return name.replace("/many_services/", "/config_change/")
+            return name.replace("/many_services/", "/config_change/").replace("/returning/connection/", "/returning/client/")
         return program
 
     @staticmethod
@@ -149,7 +152,11 @@ class Catalogue:
                 total += RTE_HASH_BYTES_PER_FLOW * size
             elif kind == "floor":
                 total += size
+            elif kind == "session_table":
+                total += SESSION_BYTES * size
             else:
                 flows = 1_000_000 if "/backends/" in name or "/services/" in name else size
                 total += 1 << max(22, (TABLE_BYTES_PER_FLOW * flows - 1).bit_length())
+                if kind == "pipeline":
+                    total += SESSION_BYTES * max(1 << 18, size if "/returning/client/" in name else 0)
         return total
