@@ -41,7 +41,6 @@ Worker::Worker(uint16_t queue, std::span<const PortInfo> ports, FlowBucket* buck
     : queue_(queue),
       ports_(ports),
       flows_(buckets, bucket_bits),
-      sessions_(sessions),
       stats_(stats[queue]),
       pipeline_(flows_, sessions, stats_, tsc_hz, queue, stats),
       commands_(sessions, stats_, done),

@@ -52,7 +52,6 @@ class Worker {
   const uint16_t queue_;
   const std::span<const PortInfo> ports_;
   FlowTable flows_;
-  SessionTable& sessions_;
   WorkerStats& stats_;
   Pipeline pipeline_;
   Commands commands_;
