@@ -18,8 +18,13 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kPoll{500};
 
-// Adds the flows of this backend by now.
-int count_flows(const Arguments& arguments, const std::string& name, uint64_t& flows) {
+// What a backend has by now.
+struct Left {
+  uint64_t flows = 0;
+  uint64_t sessions = 0;
+};
+
+int count_left(const Arguments& arguments, const std::string& name, Left& left) {
   const size_t slash = name.find('/');
   Arguments quiet = arguments;
   quiet.as_json = false;
@@ -27,8 +32,10 @@ int count_flows(const Arguments& arguments, const std::string& name, uint64_t& f
       quiet,
       {{"cmd", "show.backends"}, {"service", name.substr(0, slash)}, {"backend", name.substr(slash + 1)}},
       [&](const json& response) {
-        for (const json& backend : response.at("backends"))
-          flows += backend.at("flows_active").get<uint64_t>();
+        for (const json& backend : response.at("backends")) {
+          left.flows += backend.at("flows_active").get<uint64_t>();
+          left.sessions += backend.at("sessions_active").get<uint64_t>();
+        }
         return kExitOk;
       });
 }
@@ -64,10 +71,11 @@ int wait_until_drained(const Arguments& arguments, const std::vector<std::string
       backends.size() == 1 ? backends.front() : fmt::format("{} backends", backends.size());
   Progress progress;
   for (;;) {
-    uint64_t flows = 0;
+    Left left;
     for (const std::string& backend : backends) {
-      if (const int code = count_flows(arguments, backend, flows); code != kExitOk) return code;
+      if (const int code = count_left(arguments, backend, left); code != kExitOk) return code;
     }
+    const uint64_t flows = left.flows;
     const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - began);
     const double waited_s = static_cast<double>(waited.count()) / 1e3;
     const bool is_late = flows > 0 && waited >= limit;
@@ -87,8 +95,13 @@ int wait_until_drained(const Arguments& arguments, const std::vector<std::string
     }
     if (!is_late) return kExitOk;
     progress.say("");
-    complain({fmt::format("{}: {} left after {:.0f} s; no new ones come", who, flows_text(flows), waited_s),
-              "wait again with a longer --timeout, or end them: sluice backend reset " + backends.front()});
+    const bool comes_back = left.sessions > 0 && !arguments.migrate;
+    complain({fmt::format("{}: {} left after {:.0f} s; {}", who, flows_text(flows), waited_s,
+                          comes_back ? fmt::format("clients of {} sessions still come", left.sessions)
+                                     : "no new ones come"),
+              comes_back ? "send them elsewhere: sluice backend drain --migrate " + backends.front()
+                         : "wait again with a longer --timeout, or end them: sluice backend reset " +
+                               backends.front()});
     return kExitTimeout;
   }
 }

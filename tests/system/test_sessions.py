@@ -324,3 +324,19 @@ def test_an_import_of_what_is_not_here_is_refused_whole(balancer, clients):
     finally:
         balancer.write_config(text)
         balancer.change("reload")
+
+
+def test_a_drain_keeps_sessions_unless_they_migrate(balancer, clients):
+    """Clients that are known still come to a backend in drain; with --migrate they are elsewhere from their next connection on."""
+    served = ask_all(balancer, clients(30))
+    on_b1 = {client for client, backend in served.items() if backend == "b1"}
+    assert on_b1
+    balancer.change("backend", "drain", "web/b1")
+    assert ask_all(balancer, served) == served
+    balancer.change("backend", "drain", "web/b1", "--migrate")
+    assert balancer.backend("web", "b1")["admin"] == "migrate"
+    after = ask_all(balancer, served)
+    assert {client for client in served if after[client] != served[client]} == on_b1
+    assert "b1" not in after.values()
+    balancer.change("backend", "ready", "web/b1")
+    assert ask_all(balancer, served) == after, "for good"
