@@ -110,6 +110,7 @@ class Tracker {
   bool choose_by_session(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s);
   bool follow_session(Packet& packet, SessionTable::Found& found, uint64_t session, const TablesView& tables,
                       uint32_t now_s);
+  bool lend(Packet& packet, uint64_t session, const TablesView& tables);
   void refresh_session(const Packet& packet, const TablesView& tables, uint32_t now_s);
   void count_new(const Packet& packet);
   void add(const Sums& sums);

@@ -14,13 +14,19 @@ const ServiceRecord* service_of(const TablesView& tables, const SessionValue& se
   return (backend.flags & BackendRecord::kConfigured) == 0 ? nullptr : &tables.service(backend.service);
 }
 
+// Services of a group share a key's session, and each has a flow of it.
+constexpr uint64_t flow_mark(ServiceId id) {
+  return index(id) * 0x9e3779b97f4a7c15ULL;
+}
+
 }  // namespace
 
 uint64_t Tracker::session_of(const Packet& packet, const TablesView& tables) const {
   const ServiceRecord& service = tables.service(packet.service);
   if ((service.flags & ServiceRecord::kSessions) == 0) return kNoSession;
   // take_key() made it the flow's, unless there was none.
-  if ((service.flags & ServiceRecord::kByKey) != 0) return packet.is_keyed ? packet.hash : kNoSession;
+  if ((service.flags & ServiceRecord::kByKey) != 0)
+    return packet.is_keyed ? packet.hash - flow_mark(packet.service) : kNoSession;
   return session_hash(client_key(source_of(packet), service), tables.generation().secret);
 }
 
@@ -34,8 +40,16 @@ bool Tracker::take_key(Packet& packet, const TablesView& tables) {
                     service.key_bytes <= limits::kKeyBytesMax;
   if (!packet.is_keyed) return false;
   const SessionKey key = payload_key({packet.data + sizeof(wire::Ethernet) + at, service.key_bytes}, service);
-  packet.hash = session_hash(key, tables.generation().secret);
+  packet.hash = session_hash(key, tables.generation().secret) + flow_mark(packet.service);
   return true;
+}
+
+// This connection to the next choice that has room for it; the session stays where it is.
+bool Tracker::lend(Packet& packet, uint64_t session, const TablesView& tables) {
+  const uint64_t hash = next_choice(session);
+  if (!select(packet, hash, tables)) return false;
+  const bool is_capped = (tables.service(packet.service).flags & ServiceRecord::kCapped) != 0;
+  return !is_capped || !is_first(packet) || find_room(packet, hash, false, tables);
 }
 
 // The backend that a session sends this packet's flow to. False: none, as it must be chosen anew; `found` is
@@ -55,7 +69,7 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
     if ((others.flags & BackendRecord::kConfigured) == 0 ||
         tables.service(others.service).session_salt != service.session_salt)
       return false;
-    select(packet, next_choice(session), tables);
+    lend(packet, session, tables);
     return true;
   }
   const BackendRecord& backend = tables.backend(*own);
@@ -78,7 +92,7 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
     return false;
   } else {
     // It comes back when the backend is well.
-    if (!select(packet, next_choice(session), tables)) return true;
+    if (!lend(packet, session, tables)) return true;
   }
   if (!is_pinned && value.last_s != (now_s & kSessionTimeMask)) {
     SessionValue touched = value;
@@ -96,11 +110,12 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
     if (found && follow_session(packet, found, session, tables, now_s))
       return packet.verdict == Verdict::forward;
     const bool is_over_now = found && is_over(found.session(), tables.service(packet.service), now_s);
-    if (!select(packet, found && !is_over_now ? next_choice(session) : session, tables)) return false;
+    const uint64_t hash = found && !is_over_now ? next_choice(session) : session;
+    if (!select(packet, hash, tables)) return false;
     // Nobody is tied to who only says sorry.
     if ((packet.record->flags & BackendRecord::kSorry) != 0) return true;
     const bool is_capped = (tables.service(packet.service).flags & ServiceRecord::kCapped) != 0;
-    if (is_capped && is_first(packet) && !find_room(packet, session, true, tables)) return false;
+    if (is_capped && is_first(packet) && !find_room(packet, hash, true, tables)) return false;
     const SessionValue fresh{packet.backend, SessionKind::learnt, 0, now_s, now_s >> kCreatedShift};
     if (!found) {
       const SessionTable::Made made = sessions_.find_or_make(session, fresh);

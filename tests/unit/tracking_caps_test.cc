@@ -133,6 +133,35 @@ TEST_F(Caps, a_connection_too_many_is_lent) {
   EXPECT_EQ(connect(1, 3'000).backend, home);
 }
 
+// Proves: what is lent because its backend is down counts as well: nobody gets more than he may have.
+TEST_F(Caps, what_is_lent_keeps_the_limits) {
+  ServiceConfig& web = config.services[0];
+  web.affinity = Affinity::client;
+  web.policy.on_failure = OnFailure::comes_back;
+  web.health.type = HealthConfig::Type::tcp;
+  limit(0);
+  std::vector<uint32_t> of_b1;
+  for (uint32_t i = 0; i < 200; i++) {
+    if (connect(i).backend == "b1") of_b1.push_back(i);
+  }
+  ASSERT_GT(of_b1.size(), 30u);
+  now_s += 40;
+  sweep();
+  limit(5);
+  for (Backend& backend : model.edit_all()[0].backends) {
+    if (backend.config.name == "b1") backend.health = Health::down;
+  }
+  publish();
+  std::map<std::string, int> count;
+  for (const uint32_t client : of_b1)
+    count[connect(client, 3'000).backend]++;
+  EXPECT_EQ(count["b2"], 5);
+  EXPECT_EQ(count["b3"], 5);
+  EXPECT_EQ(count["b4"], 5);
+  EXPECT_EQ(count["b1"], 0);
+  EXPECT_EQ(sessions_of("b1"), of_b1.size());
+}
+
 // Proves: methods that look at more than the packet keep the limits as well, and leave nothing of a flow that
 // is refused.
 TEST_F(Caps, of_other_methods) {

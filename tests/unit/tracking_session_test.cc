@@ -495,6 +495,39 @@ TEST(SessionKey, the_first_bits_of_an_address) {
   EXPECT_NE(session_salt("service web"), session_salt("group web"));
 }
 
+// Proves: services of a group share a key's session, and each has its own flow of it: packets of one, then
+// the other, go on with their flows.
+TEST_F(Sessions, a_key_in_a_group) {
+  ServiceConfig& dns = config.services[1];
+  dns.affinity = Affinity::key;
+  dns.session.key_bytes = 4;
+  dns.session.group = "game";
+  ServiceConfig voice = dns;
+  voice.name = "voice";
+  voice.port = 54;
+  config.services.push_back(voice);
+  apply();
+  const auto datagram = [&](uint16_t port, uint32_t key) {
+    Frame frame = make_frame({.destination_port = port, .protocol = wire::kProtoUdp, .payload_bytes = 20});
+    std::memcpy(frame.start() + 14 + 20 + 8, &key, 4);
+    Batch batch;
+    frame.add_to(batch);
+    pipeline.process(batch, publisher.current(), now_s);
+    pipeline.account(batch);
+    return std::string(publisher.current().backend_cold(batch.packets[0].backend).name);
+  };
+  for (uint32_t key = 0; key < 50; key++) {
+    const std::string home = datagram(53, key);
+    for (int i = 0; i < 3; i++) {
+      EXPECT_EQ(datagram(54, key), home);
+      EXPECT_EQ(datagram(53, key), home);
+    }
+  }
+  EXPECT_EQ(counters().made.get(), 50u);
+  EXPECT_EQ(stats.workers[0].flows.inserted.get(), 100u);
+  EXPECT_EQ(stats.workers[0].flows.reselected.get(), 0u);
+}
+
 // ---- The table itself
 
 // Proves: the SSE2 comparison says what the plain loop says.
