@@ -39,8 +39,7 @@ struct BackendConfig {
   // Written as `[service.sorry]`: takes new flows when too few others are left (controlplane/policy.h). Has
   // no weight of its own; there is one at most.
   bool sorry = false;
-  // What it may have at most, 0: no limit. A service's `max_flows` and `max_sessions` are those of its backends
-  // that say nothing.
+  // What it may have at most, 0: no limit.
   uint32_t max_flows = 0;
   uint32_t max_sessions = 0;
 
@@ -69,6 +68,9 @@ struct ServiceConfig {
   uint32_t idle_udp_s = limits::kIdleUdpDefault;
   HealthConfig health;
   PolicyConfig policy;  // what becomes of it when backends fail
+  // Of its backends that say nothing, and those that are added at run time.
+  uint32_t max_flows = 0;
+  uint32_t max_sessions = 0;
   // `scale_up_at = "80%"`, `scale_down_at = "30%"`: of what its backends may have; 0: nobody is told.
   uint32_t scale_up_percent = 0;
   uint32_t scale_down_percent = 0;

@@ -81,13 +81,11 @@ struct BackendUses {
   FirstUse<IpAddress> addresses;
 };
 
-struct Caps {
-  uint32_t max_flows = 0;
-  uint32_t max_sessions = 0;
-};
-void read_caps(TableReader& reader, Caps& caps) {
-  set_if(caps.max_flows, reader.integer("max_flows", 1, UINT32_MAX));
-  set_if(caps.max_sessions, reader.integer("max_sessions", 1, UINT32_MAX));
+// Of a service or a backend.
+template <typename Config>
+void read_caps(TableReader& reader, Config& config) {
+  set_if(config.max_flows, reader.integer("max_flows", 1, UINT32_MAX));
+  set_if(config.max_sessions, reader.integer("max_sessions", 1, UINT32_MAX));
 }
 
 // What a backend and the sorry backend have in common.
@@ -114,15 +112,14 @@ BackendConfig read_backend(TableReader& reader, const TableReader& service, cons
 }
 
 void read_backends(TableReader& service, const std::vector<const toml::table*>& tables, BackendUses& uses,
-                   const Caps& of_service, ServiceConfig& config) {
+                   ServiceConfig& config) {
   for (const toml::table* table : tables) {
     TableReader reader(*table, describe("backend", *table), service.sink(), &service);
     BackendConfig backend = read_backend(reader, service, config, uses);
     set_if(backend.weight, reader.integer("weight", 0, limits::kWeightMax));
-    Caps own = of_service;
-    read_caps(reader, own);
-    backend.max_flows = own.max_flows;
-    backend.max_sessions = own.max_sessions;
+    backend.max_flows = config.max_flows;
+    backend.max_sessions = config.max_sessions;
+    read_caps(reader, backend);
     reader.finish();
     config.backends.push_back(std::move(backend));
   }
@@ -270,8 +267,7 @@ ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const
   const toml::table* sorry = reader.table("sorry");
   const PolicyTables policy = read_policy(reader, config.policy);
   const SessionTables session = read_session(reader, config);
-  Caps caps;
-  read_caps(reader, caps);
+  read_caps(reader, config);
   read_scale(reader, config);
   const auto backends = reader.tables("backend", "[[service.backend]]");
   if (health != nullptr) {
@@ -286,7 +282,7 @@ ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const
   check_session(reader, idle_timeout != nullptr && idle_timeout->contains("session"), config);
   BackendUses uses_inside;
   if (backends) {
-    read_backends(reader, *backends, uses_inside, caps, config);
+    read_backends(reader, *backends, uses_inside, config);
     check_backends(reader, config);
     check_caps(reader, config);
     check_policy(reader, config);

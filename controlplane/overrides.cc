@@ -113,6 +113,8 @@ std::string lay_over_backend(ServiceConfig& service, const std::string& name, co
   added.name = name;
   added.address = *entry.address;
   added.weight = entry.weight.value_or(limits::kWeightDefault);
+  added.max_flows = service.max_flows;
+  added.max_sessions = service.max_sessions;
   service.backends.push_back(std::move(added));
   return "";
 }

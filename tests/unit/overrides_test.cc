@@ -66,6 +66,27 @@ TEST(Overrides, AreLaidOver) {
             (std::vector<OverrideKey>{{"nobody", "b1"}, {"web", "b4"}, {"web", "b5"}, {"web", "b9"}}));
 }
 
+// Proves that what a service says of all its backends holds for those that are added.
+TEST(Overrides, AnAddedBackendHasItsServicesLimits) {
+  const ConfigResult read =
+      parse_config(service_with("max_flows = 7\nmax_sessions = 8\naffinity = \"client\"") +
+                       backend("b1", "10.0.1.11", "max_flows = 9") + backend("b2", "10.0.1.12"),
+                   "f");
+  ASSERT_TRUE(read.config) << all_texts(read.errors);
+  Config config = *read.config;
+  Overrides overrides;
+  overrides.set({"web", "b3"}, added("10.0.1.13"));
+  std::vector<OverrideFault> faults;
+  lay_over(config, overrides, faults);
+  ASSERT_TRUE(faults.empty());
+  const std::vector<BackendConfig>& backends = config.services[0].backends;
+  ASSERT_EQ(backends.size(), 3u);
+  EXPECT_EQ(backends[0].max_flows, 9u);
+  EXPECT_EQ(backends[1].max_flows, 7u);
+  EXPECT_EQ(backends[2].max_flows, 7u);
+  EXPECT_EQ(backends[2].max_sessions, 8u);
+}
+
 // Proves that a service can be added and taken out, and that its name and VIP must be free.
 TEST(Overrides, AddAndRemoveServices) {
   const auto service = [](const char* name, const char* vip) {
