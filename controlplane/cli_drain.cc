@@ -22,6 +22,7 @@ constexpr std::chrono::milliseconds kPoll{500};
 struct Left {
   uint64_t flows = 0;
   uint64_t sessions = 0;
+  std::string ready;  // one that is not drained any more
 };
 
 int count_left(const Arguments& arguments, const std::string& name, Left& left) {
@@ -35,6 +36,7 @@ int count_left(const Arguments& arguments, const std::string& name, Left& left) 
         for (const json& backend : response.at("backends")) {
           left.flows += backend.at("flows_active").get<uint64_t>();
           left.sessions += backend.at("sessions_active").get<uint64_t>();
+          if (backend.at("admin") == "ready") left.ready = name;
         }
         return kExitOk;
       });
@@ -76,6 +78,11 @@ int wait_until_drained(const Arguments& arguments, const std::vector<std::string
       if (const int code = count_left(arguments, backend, left); code != kExitOk) return code;
     }
     const uint64_t flows = left.flows;
+    if (!left.ready.empty()) {
+      progress.say("");
+      complain({left.ready + " is ready again: somebody ended the drain", ""});
+      return kExitFailure;
+    }
     const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - began);
     const double waited_s = static_cast<double>(waited.count()) / 1e3;
     const bool is_late = flows > 0 && waited >= limit;
