@@ -1,6 +1,7 @@
 #include "controlplane/session_file.h"
 
 #include <errno.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -23,6 +24,10 @@ constexpr size_t kLineBytesMax = 1 << 20;  // the header names each service
 Error cannot(const char* what, const std::string& path) {
   return {fmt::format("cannot {} {}: {}", what, path.empty() ? "the export" : path, std::strerror(errno)),
           ""};
+}
+
+bool is_special(const struct stat& file) {
+  return !S_ISREG(file.st_mode) && !S_ISDIR(file.st_mode);
 }
 
 // Of one length for all counts and checksums.
@@ -146,6 +151,10 @@ Result<SessionFileWriter> SessionFileWriter::open(const std::string& path) {
   if (path.empty()) {
     state->file = std::tmpfile();
   } else {
+    // A device or a pipe would be replaced.
+    struct stat there {};
+    if (stat(path.c_str(), &there) == 0 && is_special(there))
+      return Error{path + " is no regular file", "without --file the export goes to standard output"};
     state->part = path + ".part";
     state->file = std::fopen(state->part.c_str(), "w+e");
   }
@@ -202,6 +211,9 @@ Result<SessionFileRead> read_session_file(const std::string& path,
                                           const std::function<void(uint64_t, const SavedSession&)>& visit) {
   const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "re"), &std::fclose);
   if (file == nullptr) return cannot("read", path);
+  struct stat there {};
+  if (fstat(fileno(file.get()), &there) == 0 && is_special(there))
+    return Error{path + " is no regular file: an import reads it twice", "write it to a file first"};
   const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash(XXH3_createState(),
                                                                              &XXH3_freeState);
   XXH3_64bits_reset(hash.get());
