@@ -106,7 +106,7 @@ class Explanation {
     }
     // Of a service with keys the flow is what the key says.
     const uint64_t hash =
-        question_.key.empty() ? hash_of(question_, tables_.generation().secret) : session_.value_or(0);
+        question_.key.empty() ? hash_of(question_, tables_.generation().secret) : *session_ + flow_mark(id);
     if (has_sessions(record) && !session_)
       say("this is a packet without a key (--key): tracked by its addresses and ports, of no session");
     out_["hash"] = fmt::format("{:016x}", hash);

@@ -14,11 +14,6 @@ const ServiceRecord* service_of(const TablesView& tables, const SessionValue& se
   return (backend.flags & BackendRecord::kConfigured) == 0 ? nullptr : &tables.service(backend.service);
 }
 
-// Services of a group share a key's session, and each has a flow of it.
-constexpr uint64_t flow_mark(ServiceId id) {
-  return index(id) * 0x9e3779b97f4a7c15ULL;
-}
-
 }  // namespace
 
 uint64_t Tracker::session_of(const Packet& packet, const TablesView& tables) const {

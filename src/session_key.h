@@ -63,6 +63,12 @@ inline SessionKey client_key(const IpAddress& client, const ServiceRecord& servi
   return key;
 }
 
+// What a key's flow is found by, added to its session's hash: services of a group share the session, and each
+// has its own flow of it.
+constexpr uint64_t flow_mark(ServiceId id) {
+  return index(id) * 0x9e3779b97f4a7c15ULL;
+}
+
 // `bytes`: limits::kKeyBytesMax at most.
 inline SessionKey payload_key(std::span<const uint8_t> bytes, const ServiceRecord& service) {
   SessionKey key;
