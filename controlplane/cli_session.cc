@@ -11,7 +11,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kKeyHelp = "client's address, or the key's bytes in hex";
+constexpr const char* kKeyHelp = "client's address, or the key's bytes in hex, or hash:HASH of session show";
 
 json target_of(const Arguments& arguments) {
   return {{"service", arguments.service}, {"key", arguments.key}};

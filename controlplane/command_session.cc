@@ -1,5 +1,6 @@
 // Commands about sessions: what the table holds, and pins.
 #include <array>
+#include <charconv>
 #include <map>
 #include <memory>
 
@@ -20,6 +21,7 @@ using nlohmann::json;
 constexpr uint64_t kSliceLines = (4 << 20) / sizeof(SessionLine);
 constexpr uint64_t kListedDefault = 20;
 constexpr uint64_t kListedMax = 10'000;
+constexpr std::string_view kByHash = "hash:";
 
 // ---- What a request names
 
@@ -40,9 +42,42 @@ Result<Named> named_service(const Daemon& daemon, const std::string& name) {
                "affinity = \"client\", \"prefix\" or \"key\" in its configuration (docs/affinity.md)"};
 }
 
+// Of one group, or the same service?
+bool shares_sessions(const ServiceRecord& a, const ServiceRecord& b) {
+  return has_sessions(a) && has_sessions(b) && a.session_salt == b.session_salt;
+}
+
+Result<SessionRegistry> open_registry(const Daemon& daemon) {
+  return SessionRegistry::open(daemon.options().directory, daemon.publisher().header().incarnation);
+}
+
+// What a key's session is, in force.
+std::optional<SessionSeen> look_up(const Daemon& daemon, uint64_t hash) {
+  const Result<SessionRegistry> registry = open_registry(daemon);
+  if (!registry) return std::nullopt;
+  const std::optional<SessionSeen> seen = registry->find(hash);
+  if (!seen || !is_in_force(seen->session, daemon.publisher().current(), session_now_s()))
+    return std::nullopt;
+  return seen;
+}
+
+// By its key, or by the hash that `session show` lists: nobody may know the key of a pin that is there, and a
+// changed prefix leaves pins that no key names.
 Result<Named> named_session(const Daemon& daemon, const std::string& service, const std::string& key) {
   Result<Named> named = named_service(daemon, service);
   if (!named) return named;
+  if (key.starts_with(kByHash)) {
+    const char* const end = key.data() + key.size();
+    const size_t digits = key.size() - kByHash.size();
+    const auto [stop, fault] = std::from_chars(key.data() + kByHash.size(), end, named->hash, 16);
+    if (digits != 16 || fault != std::errc() || stop != end)
+      return Error{fmt::format("'{}' is not {} and 16 hex digits", key, kByHash), "sluice session show"};
+    const TablesView tables = daemon.publisher().current();
+    const std::optional<SessionSeen> seen = look_up(daemon, named->hash);
+    if (seen && shares_sessions(tables.service(tables.backend(seen->session.backend).service), named->record))
+      return named;
+    return Error{fmt::format("{} has no session of this hash", service), "sluice session show"};
+  }
   const Result<uint64_t> hash =
       session_of_key(key, named->record, daemon.publisher().current().generation().secret);
   if (!hash) return hash.error();
@@ -62,11 +97,6 @@ Result<const Backend*> named_backend(const Service& service, const std::string& 
   }
   return Error{fmt::format("{} is not a backend of {}: {}", name, service.config.name, all),
                "sluice show backends"};
-}
-
-// Of one group, or the same service?
-bool shares_sessions(const ServiceRecord& a, const ServiceRecord& b) {
-  return has_sessions(a) && has_sessions(b) && a.session_salt == b.session_salt;
 }
 
 // ---- show
@@ -139,20 +169,6 @@ class Census : public std::enable_shared_from_this<Census> {
   std::map<BackendId, Count> counts_;
   std::vector<json> listed_;
 };
-
-Result<SessionRegistry> open_registry(const Daemon& daemon) {
-  return SessionRegistry::open(daemon.options().directory, daemon.publisher().header().incarnation);
-}
-
-// What a key's session is, in force.
-std::optional<SessionSeen> look_up(const Daemon& daemon, uint64_t hash) {
-  const Result<SessionRegistry> registry = open_registry(daemon);
-  if (!registry) return std::nullopt;
-  const std::optional<SessionSeen> seen = registry->find(hash);
-  if (!seen || !is_in_force(seen->session, daemon.publisher().current(), session_now_s()))
-    return std::nullopt;
-  return seen;
-}
 
 // One key's: its session, or none.
 void show_one(const Daemon& daemon, const std::string& service, const std::string& key, const Reply& reply) {

@@ -109,6 +109,18 @@ def test_a_pin_decides_for_new_connections_until_it_is_taken_off(balancer, clien
     assert held(balancer, client)["kind"] == "pinned"
     assert ask(balancer, client) == pinned
 
+    # By the hash that a list shows; of no service that does not share it.
+    by_hash = "hash:" + answer["hash"]
+    assert balancer.show("session", "show", "web", by_hash)["sessions"][0]["backend"] == pinned
+    for service, wrong in (("back", by_hash), ("web", "hash:" + "0" * 16)):
+        code, said = refused(balancer, "unpin", service, wrong)
+        assert code == NOT_THERE and f"{service} has no session of this hash" in said
+    assert "16 hex digits" in refused(balancer, "unpin", "web", "hash:12")[1]
+    answer = balancer.change("session", "pin", "web", by_hash, first)
+    assert (answer["before"], answer["after"]) == (f"{pinned} (pinned)", f"{first} (pinned)")
+    assert balancer.change("session", "unpin", "web", by_hash)["after"] is None
+    balancer.change("session", "pin", "web", client, pinned)
+
     answer = balancer.change("session", "unpin", "web", client)
     assert (answer["before"], answer["after"]) == (f"{pinned} (pinned)", None)
     assert held(balancer, client) is None
