@@ -77,11 +77,15 @@ class Export : public std::enable_shared_from_this<Export> {
   static json row_of(const SessionSeen& seen, const TablesView& tables, uint32_t now_s) {
     const SessionValue& session = seen.session;
     const BackendCold& cold = tables.backend_cold(session.backend);
-    const uint32_t rest_s = session.kind == SessionKind::learnt   ? since_s(session.last_s, now_s)
+    const uint32_t rest_s = !is_pinned(session.kind)              ? since_s(session.last_s, now_s)
                             : session.kind == SessionKind::pinned ? 0
                                                                   : since_s(now_s, session.last_s);
-    return {tables.service_cold(cold.service).name, cold.name, fmt::format("{:016x}", seen.hash),
-            static_cast<uint32_t>(session.kind),    rest_s,    age_s(session, now_s)};
+    return {tables.service_cold(cold.service).name,
+            cold.name,
+            fmt::format("{:016x}", seen.hash),
+            static_cast<uint32_t>(is_pinned(session.kind) ? session.kind : SessionKind::learnt),
+            rest_s,
+            age_s(session, now_s)};
   }
 
   static constexpr uint32_t kSlicesAtOnce = 64;

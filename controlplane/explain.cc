@@ -252,7 +252,7 @@ class Explanation {
       return from_lookup_table(service, *session_);
     }
     const SessionValue& session = seen->session;
-    const bool is_pinned = session.kind != SessionKind::learnt;
+    const bool is_pinned = sluice::is_pinned(session.kind);
     out_["session"] = report_session(*seen, tables_, now_s);
     say("its session: {}, made {} s ago{}", session_text(session, tables_, now_s), age_s(session, now_s),
         is_pinned ? "" : fmt::format(", last seen {} s ago", since_s(session.last_s, now_s)));

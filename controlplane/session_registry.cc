@@ -74,9 +74,9 @@ json report_session(const SessionSeen& seen, const TablesView& tables, uint32_t 
   json out = {{"service", tables.service_cold(cold.service).name},
               {"backend", cold.name},
               {"hash", fmt::format("{:016x}", seen.hash)},
-              {"kind", session.kind == SessionKind::learnt ? "learnt" : "pinned"},
+              {"kind", is_pinned(session.kind) ? "pinned" : "learnt"},
               {"age_s", age_s(session, now_s)}};
-  if (session.kind == SessionKind::learnt) out["idle_s"] = since_s(session.last_s, now_s);
+  if (!is_pinned(session.kind)) out["idle_s"] = since_s(session.last_s, now_s);
   if (session.kind == SessionKind::pinned_until) out["left_s"] = since_s(now_s, session.last_s);
   return out;
 }

@@ -121,8 +121,7 @@ Commands::Outcome Commands::place(const CommandEntry& command, const TablesView&
     }
     const SessionValue before = found.session();
     const bool was_in_force = is_in_force(before, tables, now_s);
-    if (is_import && was_in_force &&
-        (before.kind != SessionKind::learnt || command.session == SessionKind::learnt)) {
+    if (is_import && was_in_force && (is_pinned(before.kind) || command.session == SessionKind::learnt)) {
       return {CommandResult::other, found.value};
     }
     const uint64_t value_before = was_in_force ? found.value : 0;
@@ -141,7 +140,7 @@ Commands::Outcome Commands::unpin(const CommandEntry& command, const TablesView&
     const SessionValue before = found.session();
     const uint64_t value_before = found.value;
     if (!is_in_force(before, tables, now_s)) break;
-    if (before.kind == SessionKind::learnt) return {CommandResult::other, value_before};
+    if (!is_pinned(before.kind)) return {CommandResult::other, value_before};
     if (sessions_.remove(command.hash, found)) {
       stats_.sessions.active.subtract(1);
       stats_.sessions.ended.add(1);
@@ -159,9 +158,10 @@ Commands::Outcome Commands::move(const CommandEntry& command, const TablesView& 
     const uint64_t value_before = found.value;
     SessionValue session = found.session();
     if (!is_in_force(session, tables, now_s)) break;
-    if (session.kind != SessionKind::learnt || session.backend != command.from)
+    if (is_pinned(session.kind) || session.backend != command.from)
       return {CommandResult::other, value_before};
     session.backend = command.backend;
+    session.kind = SessionKind::moved;
     if (change(found, session)) return {CommandResult::changed, value_before};
   }
   return {CommandResult::absent};

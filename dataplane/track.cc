@@ -156,7 +156,7 @@ void Tracker::count_new(const Packet& packet) {
   if ((service.flags & ServiceRecord::kSessions) != 0 &&
       now_s / refresh_s(service.session_idle_s) !=
           (now_s - place.idle_s(now_s)) / refresh_s(service.session_idle_s))
-    refresh_session(packet, tables, now_s);
+    refresh_session(packet, place, tables, now_s);
   place.touch(found.next, now_s);
 }
 

@@ -18,9 +18,9 @@
 //
 // A service with sessions: a new flow goes to its session's backend (session_table.h), found by the client's
 // address or by a key in the payload; the session's first choice is the lookup table's, by the same hash.
-// Sessions of flows that go on are refreshed once in refresh_s. Of a service with keys, the flow itself is
-// what the key says, whatever addresses it comes from; packets too short for a key are tracked as connections
-// are.
+// Sessions of flows that go on are refreshed once in refresh_s; then a UDP flow goes where its session was
+// moved to. Of a service with keys, the flow itself is what the key says, whatever addresses it comes from;
+// packets too short for a key are tracked as connections are.
 //
 // Two passes over a batch. First the packets whose flow is in its home bucket, which nearly all are; nothing
 // moves in the table meanwhile. Then, in order, what that left open: by now the lines that it needs are under
@@ -111,7 +111,9 @@ class Tracker {
   bool follow_session(Packet& packet, SessionTable::Found& found, uint64_t session, const TablesView& tables,
                       uint32_t now_s);
   bool lend(Packet& packet, uint64_t session, const TablesView& tables);
-  void refresh_session(const Packet& packet, const TablesView& tables, uint32_t now_s);
+  void refresh_session(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s);
+  void follow_moved(Packet& packet, FlowTable::Place place, const SessionValue& session,
+                    const TablesView& tables);
   void count_new(const Packet& packet);
   void add(const Sums& sums);
 

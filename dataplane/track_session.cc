@@ -73,7 +73,7 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
   const bool is_alive = (backend.flags & BackendRecord::kAlive) != 0;
   const bool has_failed =
       (backend.flags & (BackendRecord::kFailed | BackendRecord::kResolved)) != BackendRecord::kResolved;
-  const bool is_pinned = value.kind != SessionKind::learnt;
+  const bool is_pinned = sluice::is_pinned(value.kind);
   if ((backend.flags & BackendRecord::kMigrates) != 0 && !is_pinned) return false;
   const bool waits = service.on_failure == SessionFailure::keep && is_alive;
   if ((is_alive && !has_failed) || waits) {
@@ -140,16 +140,40 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
   return true;
 }
 
+// A datagram of a flow that is elsewhere than its session, which was moved: the flow goes there, if it may.
+void Tracker::follow_moved(Packet& packet, FlowTable::Place place, const SessionValue& session,
+                           const TablesView& tables) {
+  const ServiceRecord& service = tables.service(packet.service);
+  std::optional<BackendId> own = session.backend;
+  if (tables.backend(session.backend).service != packet.service) own = tables.twin(service, session.backend);
+  if (!own || *own == packet.backend) return;
+  const BackendRecord& backend = tables.backend(*own);
+  constexpr uint8_t kAsked =
+      BackendRecord::kAlive | BackendRecord::kFailed | BackendRecord::kResolved | BackendRecord::kMigrates;
+  // A flow more than it may have stays where it is.
+  const bool is_full = (service.flags & ServiceRecord::kCapped) != 0 && !has_room(*own, false, tables);
+  if (is_full || backend.service != packet.service ||
+      (backend.flags & kAsked) != (BackendRecord::kAlive | BackendRecord::kResolved))
+    return;
+  stats_.backends[index(packet.backend)].flows_active.subtract(1);
+  stats_.backends[index(*own)].flows_active.add(1);
+  place.set_backend(*own);
+  packet.backend = *own;
+  packet.record = &backend;
+}
+
 // A connection goes on: its session must not end meanwhile.
-[[gnu::noinline]] void Tracker::refresh_session(const Packet& packet, const TablesView& tables,
-                                                uint32_t now_s) {
+[[gnu::noinline]] void Tracker::refresh_session(Packet& packet, FlowTable::Place place,
+                                                const TablesView& tables, uint32_t now_s) {
   const uint64_t session = session_of(packet, tables);
   if (session == kNoSession) return;
   SessionTable::Found found = sessions_.find(session);
   if (!found) return;
   SessionValue value = found.session();
   const ServiceRecord& service = tables.service(packet.service);
-  if (value.kind != SessionKind::learnt || is_over(value, service, now_s)) return;
+  if (is_pinned(value.kind) || is_over(value, service, now_s)) return;
+  if (value.kind == SessionKind::moved && packet.protocol == wire::kProtoUdp)
+    follow_moved(packet, place, value, tables);
   value.last_s = now_s;
   SessionTable::change(found, value);
 }

@@ -39,7 +39,7 @@ enum class CommandKind : uint32_t {
   pin = 1,     // `hash` goes to `backend`: as `session` says pinned, or until `last_s`
   unpin = 2,   // removed, if it is pinned
   import = 3,  // made, with these times, unless there is one; a pin replaces what was learnt
-  move = 4,    // learnt: from `from` to `backend`
+  move = 4,    // learnt: from `from` to `backend`; UDP flows that go on follow at their next refresh
 };
 
 struct alignas(64) CommandEntry {

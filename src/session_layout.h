@@ -22,6 +22,7 @@
 // modulo 2^15 (24 days); limits::kSessionTimeMax is 20 days, so either tells past from future.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -32,6 +33,7 @@
 
 #include "src/size_limits.h"
 #include "src/tables.h"
+#include "src/wire.h"
 
 namespace sluice {
 
@@ -51,7 +53,12 @@ enum class SessionKind : uint8_t {
   learnt = 0,        // by a connection: rests for the service's idle time
   pinned = 1,        // by an operator, until unpinned
   pinned_until = 2,  // by an operator, until `last_s`
+  moved = 3,         // learnt, then moved by `sluice rebalance`: datagrams that go on follow it
 };
+// Else it was learnt.
+constexpr bool is_pinned(SessionKind kind) {
+  return kind == SessionKind::pinned || kind == SessionKind::pinned_until;
+}
 
 struct SessionValue {
   BackendId backend;
@@ -107,6 +114,18 @@ constexpr uint32_t refresh_s(uint32_t session_idle_s) {
   while (seconds > 1 && seconds > session_idle_s / 8)
     seconds /= 2;
   return seconds;
+}
+// A session without a sign of life for so many seconds has no live TCP connection of this service: one that
+// lives sends packets, or is forgotten as idle itself; of its packets the first in each refresh_s refreshes
+// the session. Times of long_lived flows are known to 128 s, and they are forgotten up to 256 s late;
+// workers' clocks lag by a second at most. Datagrams have no connection to break: 0.
+inline uint32_t quiet_s(const ServiceRecord& service) {
+  if (service.protocol != wire::kProtoTcp) return 0;
+  const uint32_t idle_s =
+      std::max({service.idle_s[ServiceRecord::kSyn], service.idle_s[ServiceRecord::kEstablished],
+                service.idle_s[ServiceRecord::kClosing]});
+  return idle_s + refresh_s(service.session_idle_s) + (idle_s > limits::kIdleTimeoutShortMax ? 3 * 128 : 0) +
+         2;
 }
 // Nobody's next connection follows it any more?
 constexpr bool is_over(const SessionValue& session, const ServiceRecord& service, uint32_t now_s) {

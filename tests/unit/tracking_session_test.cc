@@ -584,5 +584,49 @@ TEST(SessionTable, at_capacity) {
     ASSERT_EQ(line.away.load(), 0u);
 }
 
+// Proves: the datagrams of a session that was moved follow it within refresh_s, to a backend that is well,
+// and never for a moment to nobody; connections stay where they are.
+TEST_F(Sessions, datagrams_follow_a_session_that_was_moved_and_connections_do_not) {
+  config.services[0].affinity = config.services[1].affinity = Affinity::client;
+  config.services[0].session.group = config.services[1].session.group = "both";
+  apply();
+  const auto datagram = [&] {
+    return send({.source_port = 5'000, .destination_port = 53, .protocol = wire::kProtoUdp}).backend;
+  };
+  const auto segment = [&] { return send({.source_port = 6'000}).backend; };
+  const std::string home = connect("198.51.100.1");
+  send({.source_port = 6'000, .tcp_flags = wire::kTcpSyn});
+  ASSERT_EQ(datagram(), home);
+  ASSERT_EQ(segment(), home);
+  const std::string other = home == "b1" ? "b2" : "b1";
+  const TablesView tables = publisher.current();
+  SessionTable::Found found = sessions.find(session_hash(
+      client_key(*IpAddress::parse("198.51.100.1"), tables.service(model.find_service("web")->id)),
+      tables.generation().secret));
+  ASSERT_TRUE(found);
+  SessionValue moved = found.session();
+  moved.backend = model.find_backend("web", other)->id;
+  // By a command of another kind nothing follows.
+  ASSERT_TRUE(SessionTable::change(found, moved));
+  const uint32_t refresh = refresh_s(tables.service(model.find_service("dns")->id).session_idle_s);
+  for (uint32_t passed = 0; passed <= refresh; passed += 8, now_s += 8)
+    ASSERT_EQ(datagram(), home);
+  moved.kind = SessionKind::moved;
+  found = sessions.find(session_hash(
+      client_key(*IpAddress::parse("198.51.100.1"), tables.service(model.find_service("web")->id)),
+      tables.generation().secret));
+  ASSERT_TRUE(SessionTable::change(found, moved));
+  std::set<std::string> seen;
+  for (uint32_t passed = 0; passed <= refresh; passed += 8, now_s += 8) {
+    seen.insert(datagram());
+    EXPECT_EQ(segment(), home);
+  }
+  EXPECT_EQ(seen, (std::set<std::string>{home, other}));
+  EXPECT_EQ(datagram(), other);
+  EXPECT_EQ(active("dns", other), 1u);
+  EXPECT_EQ(active("dns", home), 0u);
+  EXPECT_EQ(connect("198.51.100.1"), other) << "a new connection goes there as well";
+}
+
 }  // namespace
 }  // namespace sluice

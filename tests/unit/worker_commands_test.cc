@@ -208,6 +208,7 @@ TEST_F(WorkerCommandsTest, each_is_done_and_answered_as_it_was_done) {
   EXPECT_EQ(result_of(move(kHash, 1, 2)), CommandResult::other) << "not there";
   EXPECT_EQ(backend_of(kHash), 3u);
   EXPECT_EQ(result_of(move(kHash, 3, 2)), CommandResult::changed);
+  EXPECT_EQ(find_session(lines_.data(), lines_.size(), kHash)->session.kind, SessionKind::moved);
   EXPECT_EQ(backend_of(kHash), 2u);
   EXPECT_EQ(result_of(import(kHash, 1, SessionKind::pinned)), CommandResult::changed) << "a pin is an order";
   EXPECT_EQ(backend_of(kHash), 1u);
