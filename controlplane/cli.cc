@@ -64,6 +64,7 @@ int run(int argc, char** argv) {
   add_config(app, arguments, action);
   add_overrides(app, arguments, action);
   add_session(app, arguments, action);
+  add_rebalance(app, arguments, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::RequiredError& error) {

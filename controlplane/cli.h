@@ -50,6 +50,9 @@ struct Arguments {
   bool only_pinned = false;
   bool only_counts = false;
   bool skip_unknown = false;
+  std::string over = "3s";  // to measure
+  uint64_t moves_max = 1'000;
+  std::string rate = "100/s";
 };
 
 using Action = std::function<int()>;  // returns the exit code
@@ -60,6 +63,7 @@ void add_backend(CLI::App& app, Arguments& arguments, Action& action);          
 void add_config(CLI::App& app, Arguments& arguments, Action& action);            // cli_config.cc
 void add_overrides(CLI::App& app, Arguments& arguments, Action& action);         // cli_override.cc
 void add_session(CLI::App& app, Arguments& arguments, Action& action);           // cli_session.cc
+void add_rebalance(CLI::App& app, Arguments& arguments, Action& action);         // cli_rebalance.cc
 void add_session_file(CLI::App& session, Arguments& arguments, Action& action);  // cli_session_file.cc
 
 void print(const std::string& text);

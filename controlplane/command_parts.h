@@ -27,18 +27,22 @@ struct Command {
   // answer its generation, "before" and "after" (anything that shows what the command changed), or its error.
   Role needs = Role::admin;
 };
-std::span<const Command> show_commands();      // command_show.cc
-std::span<const Command> event_commands();     // command_events.cc
-std::span<const Command> backend_commands();   // command_backend.cc
-std::span<const Command> config_commands();    // command_config.cc
-std::span<const Command> override_commands();  // command_override.cc
-std::span<const Command> session_commands();   // command_session.cc
+std::span<const Command> show_commands();          // command_show.cc
+std::span<const Command> event_commands();         // command_events.cc
+std::span<const Command> backend_commands();       // command_backend.cc
+std::span<const Command> config_commands();        // command_config.cc
+std::span<const Command> override_commands();      // command_override.cc
+std::span<const Command> session_commands();       // command_session.cc
 std::span<const Command> session_file_commands();  // command_session_file.cc
+std::span<const Command> rebalance_commands();     // command_rebalance.cc
 
 // `what`, with the candidate that was probably meant, or `otherwise` as its remedy.
 Error with_suggestion(std::string what, std::string_view typed,
                       const std::vector<std::string_view>& candidates, std::string otherwise);
 Error no_such_service(const Model& model, const std::string& name);
+// A service that has sessions, or why there is none of that name.
+Result<const Service*> service_with_sessions(const Daemon& daemon,
+                                             const std::string& name);  // command_session.cc
 Error no_such_backend(const Model& model, const std::string& service_name, const std::string& name);
 
 // The string argument of this name, or nothing.

@@ -32,14 +32,9 @@ struct Named {
 };
 
 Result<Named> named_service(const Daemon& daemon, const std::string& name) {
-  Named named;
-  named.service = daemon.model().find_service(name);
-  if (named.service == nullptr) return no_such_service(daemon.model(), name);
-  named.record = daemon.publisher().current().service(named.service->id);
-  if (has_sessions(named.record)) return named;
-  return Error{fmt::format("service '{}' has no sessions: its affinity is {}", name,
-                           text(named.service->config.affinity)),
-               "affinity = \"client\", \"prefix\" or \"key\" in its configuration (docs/affinity.md)"};
+  const Result<const Service*> service = service_with_sessions(daemon, name);
+  if (!service) return service.error();
+  return Named{*service, daemon.publisher().current().service((*service)->id), 0};
 }
 
 // Of one group, or the same service?
@@ -107,7 +102,7 @@ struct Filter {
   bool only_pinned = false;
 
   bool passes(const SessionValue& session, const TablesView& tables) const {
-    if (only_pinned && session.kind == SessionKind::learnt) return false;
+    if (only_pinned && !is_pinned(session.kind)) return false;
     if (!backend.empty() && tables.backend_cold(session.backend).name != backend) return false;
     return !service || shares_sessions(tables.service(tables.backend(session.backend).service), *service);
   }
@@ -129,7 +124,7 @@ class Census : public std::enable_shared_from_this<Census> {
     const bool goes_on = registry_.step(kSliceLines, [&](const SessionSeen& seen) {
       if (!is_in_force(seen.session, tables, now_s) || !filter_.passes(seen.session, tables)) return;
       Count& count = counts_[seen.session.backend];
-      (seen.session.kind == SessionKind::learnt ? count.learnt : count.pinned)++;
+      (is_pinned(seen.session.kind) ? count.pinned : count.learnt)++;
       if (listed_.size() < limit_) listed_.push_back(report_session(seen, tables, now_s));
     });
     if (!goes_on) return finish(tables);
@@ -340,6 +335,15 @@ constexpr std::array kCommands = {
 
 std::span<const Command> session_commands() {
   return kCommands;
+}
+
+Result<const Service*> service_with_sessions(const Daemon& daemon, const std::string& name) {
+  const Service* service = daemon.model().find_service(name);
+  if (service == nullptr) return no_such_service(daemon.model(), name);
+  if (has_sessions(daemon.publisher().current().service(service->id))) return service;
+  return Error{
+      fmt::format("service '{}' has no sessions: its affinity is {}", name, text(service->config.affinity)),
+      "affinity = \"client\", \"prefix\" or \"key\" in its configuration (docs/affinity.md)"};
 }
 
 }  // namespace sluice

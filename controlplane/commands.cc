@@ -131,7 +131,7 @@ void handle_command(Daemon& daemon, const json& request, uint64_t received_ns, c
   std::vector<std::string_view> names;
   for (const std::span<const Command> commands :
        {show_commands(), event_commands(), backend_commands(), override_commands(), config_commands(),
-        session_commands(), session_file_commands()}) {
+        session_commands(), session_file_commands(), rebalance_commands()}) {
     for (const Command& command : commands) {
       if (command.name == name) return run(command, daemon, request, received_ns, reply);
       names.push_back(command.name);

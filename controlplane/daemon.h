@@ -36,8 +36,8 @@
 #include "controlplane/neighbours.h"
 #include "controlplane/publish.h"
 #include "controlplane/rollout.h"
-#include "controlplane/steer_map.h"
 #include "controlplane/scale_watch.h"
+#include "controlplane/steer_map.h"
 #include "controlplane/syn_watch.h"
 #include "controlplane/vip_checks.h"
 #include "controlplane/worker_commands.h"
@@ -78,6 +78,8 @@ class Daemon {
   const Configuration& configuration() const { return *configuration_; }
   WorkerCommands& worker_commands() { return *worker_commands_; }
   uint64_t started_ns() const { return started_ns_; }
+  // The rebalance that is under way, one at a time.
+  std::weak_ptr<const void>& rebalance() { return rebalance_; }
 
   // A published change, or none because things were so already.
   struct Change {
@@ -202,6 +204,7 @@ class Daemon {
   DataplaneView dataplane_;
   std::unique_ptr<Rollout> rollout_;
   std::unique_ptr<WorkerCommands> worker_commands_;
+  std::weak_ptr<const void> rebalance_;
   std::unique_ptr<Neighbours> neighbours_;
   std::unique_ptr<HealthChecker> checker_;
   VipChecks vip_checks_;

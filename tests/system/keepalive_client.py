@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Usage: keepalive_client.py VIP PORT CONNECTIONS PAUSE_MS
+"""Usage: keepalive_client.py VIP PORT CONNECTIONS PAUSE_MS [SOURCE...]
 
-Opens CONNECTIONS, sends requests on each until SIGTERM, then prints one JSON line: per connection the number of answers,
+Opens CONNECTIONS, from each SOURCE in turn if there are any, sends requests on each until SIGTERM, then prints one JSON line: per connection the number of answers,
 the backends that gave them (header X-Backend), and the first error. A connection that fails is not opened again.
 """
 
@@ -22,10 +22,10 @@ async def ask(reader, writer, vip):
     return headers["X-Backend"]
 
 
-async def connection(vip, port, pause_s, stop):
+async def connection(vip, port, pause_s, stop, source):
     result = {"requests": 0, "backends": [], "error": None}
     try:
-        reader, writer = await asyncio.wait_for(asyncio.open_connection(vip, port), 10)
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(vip, port, local_addr=source and (source, 0)), 10)
         while not stop.is_set():
             backend = await asyncio.wait_for(ask(reader, writer, vip), 10)
             result["requests"] += 1
@@ -38,12 +38,14 @@ async def connection(vip, port, pause_s, stop):
     return result
 
 
-async def main(vip, port, connections, pause_ms):
+async def main(vip, port, connections, pause_ms, sources):
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    results = await asyncio.gather(*(connection(vip, port, pause_ms / 1000, stop) for _ in range(connections)))
+    results = await asyncio.gather(*(
+        connection(vip, port, pause_ms / 1000, stop, sources[i % len(sources)] if sources else None)
+        for i in range(connections)))
     print(json.dumps({"connections": results}))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:5])))
+    asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5:]))

@@ -77,10 +77,10 @@ class Wrk:
 class KeepAlive:
     """Connections that stay open, ask again and again, and note which backend answered (keepalive_client.py)."""
 
-    def __init__(self, host, vip, connections=50, pause_ms=20, port=80):
+    def __init__(self, host, vip, connections=50, pause_ms=20, port=80, sources=()):
         self.host = host
         self.process = host.start(f"keepalive-{id(self)}",
-                                  [sys.executable, HERE / "keepalive_client.py", vip, port, connections, pause_ms])
+                                  [sys.executable, HERE / "keepalive_client.py", vip, port, connections, pause_ms, *sources])
 
     def finish(self):
         """Ends it. A list with one entry a connection: {"requests": n, "backends": [...], "error": text or null}."""
