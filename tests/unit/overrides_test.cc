@@ -70,7 +70,7 @@ TEST(Overrides, AreLaidOver) {
 TEST(Overrides, AnAddedBackendHasItsServicesLimits) {
   const ConfigResult read =
       parse_config(service_with("max_flows = 7\nmax_sessions = 8\naffinity = \"client\"") +
-                       backend("b1", "10.0.1.11", "max_flows = 9") + backend("b2", "10.0.1.12"),
+                       backend("b1", "10.0.1.11", "max_flows = 9\n") + backend("b2", "10.0.1.12"),
                    "f");
   ASSERT_TRUE(read.config) << all_texts(read.errors);
   Config config = *read.config;
