@@ -22,7 +22,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 EXECUTABLE_TIMEOUT_S = 240
-PYTEST_TIMEOUT_S = 420
+PYTEST_TIMEOUT_S = 720
 
 
 def say(arguments, text):
