@@ -104,8 +104,8 @@ class SessionTable {
 };
 
 // Which of the line's sessions it is, if any. Without a branch for each slot: which it is nobody can guess.
-inline SessionTable::Found SessionTable::look(SessionLine& line, uint32_t tag_low, uint32_t tag_high,
-                                              uint32_t distance) {
+[[gnu::always_inline]] inline SessionTable::Found SessionTable::look(SessionLine& line, uint32_t tag_low,
+                                                                     uint32_t tag_high, uint32_t distance) {
   return read_line(
       line,
       [&](const SessionLine&) -> Found {

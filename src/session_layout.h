@@ -210,7 +210,7 @@ constexpr uint64_t sessions_capacity(uint64_t lines) {
 // slots are freed meanwhile, so that it may have the tags of one session and the value of the next. After
 // kReads it gives up, and `otherwise` is the answer.
 template <typename Read, typename T>
-T read_line(const SessionLine& line, Read&& read, T otherwise) {
+[[gnu::always_inline]] inline T read_line(const SessionLine& line, Read&& read, T otherwise) {
   constexpr int kReads = 16;
   for (int attempt = 0; attempt < kReads; attempt++) {
     // Acquire, before the tags are read. A slot is freed in the order: count, then tag 0; so a tag that is
