@@ -276,7 +276,7 @@ struct Tracker::Steady {
   ServiceId service = kNoService;
   uint16_t entry = 0;  // what such a flow's state_time becomes
   uint16_t timeout_units = 0;
-  uint16_t same_time_mask = 0;  // the times that need no other entry in the session table
+  uint16_t same_time_mask = 0;  // last seen in another such piece of time: it refreshes its session
   bool stateless = false;
   bool by_key = false;
   bool has_sessions = false;

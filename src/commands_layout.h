@@ -9,17 +9,15 @@
 // kCommandsMax under way, so no entry is overwritten before its answer is there.
 //
 // Who is killed, at any instant:
-// * sluiced: what was written is done all the same; nobody hears the answer. Its successor goes on at `head`.
-// * the data plane: its successor goes on at `done`. The one command that was under way (`begun`) is done
-// again, which
-//   changes nothing if it was done already; its answer is then `repeated`.
-// * Tables segment anew: the ids in older commands mean others; they carry its incarnation, and are answered
-// `stale`.
-// * Stats segment anew: nobody knows what was taken. All that was written before is passed over, its answer
-// `none`.
-// * Commands segment anew: the count starts again. The data plane says by CommandsDone::incarnation whose it
-// takes, and
-//   sluiced writes none before that is its own.
+//   sluiced         What was written is done all the same; nobody hears the answer. Its successor goes on at
+//                   `head`.
+//   the data plane  Its successor goes on at `done`. The one command that was under way (`begun`) is done
+//                   again, which changes nothing if it was done already; its answer is then `repeated`.
+// And what is made anew:
+//   tables    The ids in older commands mean others; they carry its incarnation, and are answered `stale`.
+//   stats     Nobody knows what was taken. All that was written before is passed over, its answer `none`.
+//   commands  The count starts again. The data plane says by CommandsDone::incarnation whose it takes, and
+//             sluiced writes none before that is its own.
 #pragma once
 
 #include <atomic>

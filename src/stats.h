@@ -1,9 +1,8 @@
 // The `stats` segment: what the data plane tells about itself.
 //
 // Writer: sluice-dataplane; each WorkerStats has one writing worker, `commands` worker 0, the header the main
-// thread. Readers:
-// sluiced, read-only. Of fixed size whatever the number of workers (a sparse file), so it is taken over at
-// every restart and its counters only ever grow.
+// thread. Readers: sluiced, read-only; the workers each other's gauges. Of fixed size whatever the number of
+// workers (a sparse file), so it is taken over at every restart and its counters only ever grow.
 #pragma once
 
 #include <atomic>
