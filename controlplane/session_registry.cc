@@ -44,7 +44,7 @@ Result<uint64_t> session_of_key(std::string_view key, const ServiceRecord& servi
                              service.vip.text(), client->text()),
                  ""};
   }
-  return session_hash(client_key(*client, service), secret);
+  return client_session(*client, service, secret);
 }
 
 // No more than a few bits of the secret: who has the text does not have that.

@@ -59,6 +59,33 @@ bool SessionTable::claim(uint64_t home, uint32_t tag_low, Slot& slot) {
   return false;
 }
 
+SessionTable::Found SessionTable::look_closely(SessionLine& line, uint32_t tag_low, uint32_t tag_high,
+                                               uint32_t distance) {
+  return read_line(
+      line,
+      [&](const SessionLine&) -> Found {
+        for (uint32_t mask = matching_sessions(line, tag_low, tag_high); mask != 0; mask &= mask - 1) {
+          const auto slot = static_cast<uint32_t>(std::countr_zero(mask));
+          const uint64_t value = line.value[slot].load(std::memory_order_seq_cst);  // as in look()
+          if (is_live(value) && unpack(value).distance == distance) return {&line.value[slot], value};
+        }
+        return {};
+      },
+      Found{});
+}
+
+SessionTable::Found SessionTable::find_away(uint64_t hash) const {
+  const uint64_t identity = session_identity(hash);
+  const uint64_t home = session_home(identity, count_);
+  const auto tag_low = static_cast<uint32_t>(identity);
+  const uint16_t tag_high = tag_high_of(identity);
+  const uint32_t reach = reach_of(lines_[home]);
+  for (uint32_t distance = 1; distance <= reach; distance++) {
+    if (const Found found = look(line_at(home, distance), tag_low, tag_high, distance)) return found;
+  }
+  return {};
+}
+
 SessionTable::Made SessionTable::find_or_make(uint64_t hash, const SessionValue& session) {
   const uint64_t identity = session_identity(hash);
   const uint64_t home = session_home(identity, count_);

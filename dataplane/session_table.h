@@ -44,8 +44,18 @@ class SessionTable {
     SessionValue session() const { return unpack(value); }
   };
 
-  void prefetch(uint64_t hash) const { __builtin_prefetch(&lines_[session_home(hash, count_)], 1, 3); }
+  void prefetch(uint64_t hash) const { __builtin_prefetch(&lines_[session_home(hash, count_)], 0, 3); }
+  // find() is find_home(), and where that is empty and may_be_away(), find_away(): the lines that this looks
+  // at are best prefetched for all sessions that may be there before any is looked for.
   Found find(uint64_t hash) const;
+  Found find_home(uint64_t hash) const;
+  Found find_away(uint64_t hash) const;
+  bool may_be_away(uint64_t hash) const {
+    return reach_of(lines_[session_home(session_identity(hash), count_)]) != 0;
+  }
+  void prefetch_away(uint64_t hash) const {
+    __builtin_prefetch(&line_at(session_home(session_identity(hash), count_), 1), 0, 3);
+  }
 
   struct Made {
     Found found;        // empty: there was no place, or others were at it for too long
@@ -88,6 +98,7 @@ class SessionTable {
   }
   static uint16_t tag_high_of(uint64_t hash) { return static_cast<uint16_t>(hash >> 32); }
   static Found look(SessionLine& line, uint32_t tag_low, uint32_t tag_high, uint32_t distance);
+  static Found look_closely(SessionLine& line, uint32_t tag_low, uint32_t tag_high, uint32_t distance);
   static void raise_away(SessionLine& home, uint32_t distance);
   static void lower_away(SessionLine& home);
   void free(SessionLine& home, const Slot& slot);
@@ -103,38 +114,33 @@ class SessionTable {
   const uint64_t count_;
 };
 
-// Which of the line's sessions it is, if any. Without a branch for each slot: which it is nobody can guess.
+// Which of the line's sessions it is, if any: read_line() written out for what nearly always is. A tag that
+// is nowhere needs no second look: a session that stays has its tags all the while.
 [[gnu::always_inline]] inline SessionTable::Found SessionTable::look(SessionLine& line, uint32_t tag_low,
                                                                      uint32_t tag_high, uint32_t distance) {
-  return read_line(
-      line,
-      [&](const SessionLine&) -> Found {
-        uint32_t mask = matching_sessions(line, tag_low, tag_high);
-        for (; mask != 0; mask &= mask - 1) {
-          const auto slot = static_cast<uint32_t>(std::countr_zero(mask));
-          // Acquire: pairs with the publishing compare-and-swap; the tags were written before it.
-          const uint64_t value = line.value[slot].load(std::memory_order_seq_cst);
-          if (is_live(value) && unpack(value).distance == distance) [[likely]]
-            return {&line.value[slot], value};
-        }
-        return {};
-      },
-      Found{});
+  const uint32_t before = line.freed.load(std::memory_order_acquire);
+  const uint32_t mask = matching_sessions(line, tag_low, tag_high);
+  if (mask == 0) return {};
+  // Without a branch for each slot: which it is nobody can guess.
+  const auto slot = static_cast<uint32_t>(std::countr_zero(mask));
+  // Acquire: pairs with the publishing compare-and-swap; the tags were written before it.
+  const uint64_t value = line.value[slot].load(std::memory_order_seq_cst);
+  const bool is_it = is_live(value) && unpack(value).distance == distance;
+  if (is_it && line.freed.load(std::memory_order_relaxed) == before) [[likely]]
+    return {&line.value[slot], value};
+  return look_closely(line, tag_low, tag_high, distance);
+}
+
+inline SessionTable::Found SessionTable::find_home(uint64_t hash) const {
+  const uint64_t identity = session_identity(hash);
+  return look(lines_[session_home(identity, count_)], static_cast<uint32_t>(identity), tag_high_of(identity),
+              0);
 }
 
 inline SessionTable::Found SessionTable::find(uint64_t hash) const {
-  const uint64_t identity = session_identity(hash);
-  const uint64_t home = session_home(identity, count_);
-  const auto tag_low = static_cast<uint32_t>(identity);
-  const uint16_t tag_high = tag_high_of(identity);
-  SessionLine& line = lines_[home];
-  if (const Found found = look(line, tag_low, tag_high, 0)) return found;
-  const uint32_t reach = reach_of(line);
-  for (uint32_t distance = 1; distance <= reach; distance++)
-    [[unlikely]] {
-      if (const Found found = look(line_at(home, distance), tag_low, tag_high, distance)) return found;
-    }
-  return {};
+  if (const Found found = find_home(hash)) [[likely]]
+    return found;
+  return may_be_away(hash) ? find_away(hash) : Found{};
 }
 
 template <typename Visit, typename Removed>

@@ -6,6 +6,7 @@
 
 #include "dataplane/reset.h"
 #include "dataplane/select.h"
+#include "dataplane/track_session_inl.h"
 #include "src/wire.h"
 
 namespace sluice {

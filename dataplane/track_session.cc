@@ -3,6 +3,7 @@
 
 #include "dataplane/select.h"
 #include "dataplane/track.h"
+#include "dataplane/track_session_inl.h"
 #include "src/session_key.h"
 
 namespace sluice {
@@ -15,15 +16,6 @@ const ServiceRecord* service_of(const TablesView& tables, const SessionValue& se
 }
 
 }  // namespace
-
-uint64_t Tracker::session_of(const Packet& packet, const TablesView& tables) const {
-  const ServiceRecord& service = tables.service(packet.service);
-  if ((service.flags & ServiceRecord::kSessions) == 0) return kNoSession;
-  // take_key() made it the flow's, unless there was none.
-  if ((service.flags & ServiceRecord::kByKey) != 0)
-    return packet.is_keyed ? packet.hash - flow_mark(packet.service) : kNoSession;
-  return session_hash(client_key(source_of(packet), service), tables.generation().secret);
-}
 
 // Makes the flow what the key in the payload says. False: the payload ends before it.
 bool Tracker::take_key(Packet& packet, const TablesView& tables) {
@@ -89,17 +81,12 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
     // It comes back when the backend is well.
     if (!lend(packet, session, tables)) return true;
   }
-  if (!is_pinned && value.last_s != (now_s & kSessionTimeMask)) {
-    SessionValue touched = value;
-    touched.last_s = now_s;
-    SessionTable::change(found, touched);  // if somebody else did: as good
-  }
+  if (!is_pinned) touch(found, service, now_s);
   return true;
 }
 
-[[gnu::noinline]] bool Tracker::choose_by_session(Packet& packet, uint64_t session, const TablesView& tables,
-                                                  uint32_t now_s) {
-  SessionTable::Found found = sessions_.find(session);
+[[gnu::noinline]] bool Tracker::choose_by_session(Packet& packet, SessionTable::Found found, uint64_t session,
+                                                  const TablesView& tables, uint32_t now_s) {
   // Others may be at the same session: it changes under our hands a few times at most.
   for (int attempt = 0; attempt < 4; attempt++) {
     if (found && follow_session(packet, found, session, tables, now_s))

@@ -129,10 +129,7 @@ struct Sessions {
       : lines(session_lines_for(sessions)), memory(lines), table(memory.data(), lines) {}
 
   uint64_t hash(const FlowKey4& key) const {
-    SessionKey session;
-    session.salt = 1;
-    std::memcpy(session.bytes.data(), &key, sizeof key);
-    return session_hash(session, secret);
+    return session_hash(SessionKey4{key.source, key.source_port, 1}, secret);
   }
   void clear() { std::memset(static_cast<void*>(memory.data()), 0, memory.bytes()); }
   uint32_t insert(const FlowKey4* keys, uint32_t count) {
@@ -151,17 +148,24 @@ struct Sessions {
     }
     return placed;
   }
+  // As the flow table's.
   template <uint32_t kStep>
   uint32_t lookup(const FlowKey4* keys, uint32_t count) const {
     uint32_t found = 0;
     uint64_t hashes[kStep];
+    uint64_t away[kPrepared];
+    uint32_t away_count = 0;
     for (uint32_t i = 0; i < kStep; i++) {
       hashes[i] = hash(keys[i]);
       table.prefetch(hashes[i]);
     }
     const auto look = [&](uint64_t one) {
-      const SessionTable::Found session = table.find(one);
-      found += session && session.session().backend == BackendId{7} ? 1 : 0;
+      if (const SessionTable::Found session = table.find_home(one)) [[likely]] {
+        found += session.session().backend == BackendId{7} ? 1 : 0;
+      } else if (table.may_be_away(one)) {
+        table.prefetch_away(one);
+        away[away_count++] = one;
+      }
     };
     for (uint32_t i = kStep; i < count; i++) {
       uint64_t& one = hashes[i % kStep];
@@ -171,6 +175,10 @@ struct Sessions {
     }
     for (uint32_t i = 0; i < kStep; i++)
       look(hashes[(count + i) % kStep]);
+    for (uint32_t i = 0; i < away_count; i++) {
+      const SessionTable::Found session = table.find(away[i]);
+      found += session && session.session().backend == BackendId{7} ? 1 : 0;
+    }
     return found;
   }
 

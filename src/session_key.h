@@ -17,14 +17,25 @@
 
 namespace sluice {
 
+// As with flows, IPv4 pays for 16 bytes only.
+struct SessionKey4 {
+  uint32_t client = 0;  // network order
+  uint32_t reserved = 0;
+  uint64_t salt = 0;
+};
+static_assert(sizeof(SessionKey4) == 16);
+
 struct SessionKey {
-  std::array<uint8_t, 16> bytes{};  // IPv6, or IPv4 as IpAddress maps it; or of the payload, the rest 0
+  std::array<uint8_t, 16> bytes{};  // an IPv6 address; or of the payload, the rest 0
   uint64_t salt = 0;
   uint32_t length = 0;  // of a payload's key; 0: an address
   uint32_t reserved = 0;
 };
 static_assert(sizeof(SessionKey) == 32);
 
+inline uint64_t session_hash(const SessionKey4& key, const HashSecret& secret) {
+  return XXH3_64bits_withSecret(&key, sizeof key, secret.bytes.data(), secret.bytes.size());
+}
 inline uint64_t session_hash(const SessionKey& key, const HashSecret& secret) {
   return XXH3_64bits_withSecret(&key, sizeof key, secret.bytes.data(), secret.bytes.size());
 }
@@ -48,19 +59,25 @@ inline uint64_t first_bits(uint64_t network_order, uint32_t bits) {
   return network_order & __builtin_bswap64(mask);
 }
 
-inline SessionKey client_key(const IpAddress& client, const ServiceRecord& service) {
+// The session of a client: of as much of its address as the service counts. `client`: network order.
+inline uint64_t client_session(uint32_t client, const ServiceRecord& service, const HashSecret& secret) {
+  const auto counted = static_cast<uint32_t>(first_bits(client, service.client_bits[0]));
+  return session_hash(SessionKey4{counted, 0, service.session_salt}, secret);
+}
+inline uint64_t client_session(const IpAddress& client, const ServiceRecord& service,
+                               const HashSecret& secret) {
+  if (client.is_v4()) return client_session(client.v4_network_order(), service, secret);
   uint64_t high, low;
   std::memcpy(&high, client.bytes.data(), 8);
   std::memcpy(&low, client.bytes.data() + 8, 8);
-  // An IPv4 address is the last 32 of 128 bits.
-  const uint32_t bits = client.is_v4() ? 96u + service.client_bits[0] : service.client_bits[1];
+  const uint32_t bits = service.client_bits[1];
   high = first_bits(high, bits);
   low = first_bits(low, bits > 64 ? bits - 64 : 0);
   SessionKey key;
   std::memcpy(key.bytes.data(), &high, 8);
   std::memcpy(key.bytes.data() + 8, &low, 8);
   key.salt = service.session_salt;
-  return key;
+  return session_hash(key, secret);
 }
 
 // What a key's flow is found by, added to its session's hash: services of a group share the session, and each

@@ -24,6 +24,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -110,10 +111,7 @@ constexpr bool is_past(uint32_t until_s, uint32_t now_s) {
 // Live connections refresh their session once in so many seconds (a power of two), and a session rests so
 // much longer than was asked for: it must not end under them.
 constexpr uint32_t refresh_s(uint32_t session_idle_s) {
-  uint32_t seconds = 128;
-  while (seconds > 1 && seconds > session_idle_s / 8)
-    seconds /= 2;
-  return seconds;
+  return std::bit_floor(std::clamp(session_idle_s / 8, 1u, 128u));
 }
 // A session without a sign of life for so many seconds has no live TCP connection of this service: one that
 // lives sends packets, or is forgotten as idle itself; of its packets the first in each refresh_s refreshes

@@ -100,8 +100,7 @@ TEST_F(Sessions, the_first_choice_is_a_pure_hash_of_the_client) {
   const TablesView tables = publisher.current();
   const ServiceRecord& service = tables.service(model.find_service("web")->id);
   for (uint32_t i = 0; i < 200; i++) {
-    const uint64_t hash =
-        session_hash(client_key(*IpAddress::parse(client(i)), service), tables.generation().secret);
+    const uint64_t hash = client_session(*IpAddress::parse(client(i)), service, tables.generation().secret);
     const std::string home = tables.backend_cold(tables.select(service, hash)).name;
     for (int connection = 0; connection < 3; connection++)
       EXPECT_EQ(connect(client(i)), home);
@@ -328,9 +327,8 @@ TEST_F(Sessions, migrate_moves_sessions_and_no_connection) {
   const std::string pinned =
       std::find_if(homes.begin(), homes.end(), [](const auto& home) { return home.second == "b1"; })->first;
   const TablesView tables = publisher.current();
-  SessionTable::Found found = sessions.find(
-      session_hash(client_key(*IpAddress::parse(pinned), tables.service(model.find_service("web")->id)),
-                   tables.generation().secret));
+  SessionTable::Found found = sessions.find(client_session(
+      *IpAddress::parse(pinned), tables.service(model.find_service("web")->id), tables.generation().secret));
   ASSERT_TRUE(found);
   SessionValue pin = found.session();
   pin.kind = SessionKind::pinned;
@@ -472,9 +470,10 @@ TEST_F(Sessions, end_with_their_backend) {
 // name.
 TEST(SessionKey, the_first_bits_of_an_address) {
   ServiceRecord service{};
+  const HashSecret secret = HashSecret::from_text("a");
   const auto same = [&](const char* one, const char* other) {
-    return client_key(*IpAddress::parse(one), service).bytes ==
-           client_key(*IpAddress::parse(other), service).bytes;
+    return client_session(*IpAddress::parse(one), service, secret) ==
+           client_session(*IpAddress::parse(other), service, secret);
   };
   service.client_bits[0] = 32;
   service.client_bits[1] = 128;
@@ -600,9 +599,9 @@ TEST_F(Sessions, datagrams_follow_a_session_that_was_moved_and_connections_do_no
   ASSERT_EQ(segment(), home);
   const std::string other = home == "b1" ? "b2" : "b1";
   const TablesView tables = publisher.current();
-  SessionTable::Found found = sessions.find(session_hash(
-      client_key(*IpAddress::parse("198.51.100.1"), tables.service(model.find_service("web")->id)),
-      tables.generation().secret));
+  SessionTable::Found found = sessions.find(client_session(*IpAddress::parse("198.51.100.1"),
+                                                           tables.service(model.find_service("web")->id),
+                                                           tables.generation().secret));
   ASSERT_TRUE(found);
   SessionValue moved = found.session();
   moved.backend = model.find_backend("web", other)->id;
@@ -612,9 +611,9 @@ TEST_F(Sessions, datagrams_follow_a_session_that_was_moved_and_connections_do_no
   for (uint32_t passed = 0; passed <= refresh; passed += 8, now_s += 8)
     ASSERT_EQ(datagram(), home);
   moved.kind = SessionKind::moved;
-  found = sessions.find(session_hash(
-      client_key(*IpAddress::parse("198.51.100.1"), tables.service(model.find_service("web")->id)),
-      tables.generation().secret));
+  found = sessions.find(client_session(*IpAddress::parse("198.51.100.1"),
+                                       tables.service(model.find_service("web")->id),
+                                       tables.generation().secret));
   ASSERT_TRUE(SessionTable::change(found, moved));
   std::set<std::string> seen;
   for (uint32_t passed = 0; passed <= refresh; passed += 8, now_s += 8) {

@@ -1,0 +1,57 @@
+// What nearly every new connection of a service with sessions needs, inline in dataplane/track.cc; the rest
+// is in track_session.cc.
+#pragma once
+
+#include "dataplane/select.h"
+#include "dataplane/track.h"
+#include "src/session_key.h"
+
+namespace sluice {
+
+inline uint64_t Tracker::session_of(const Packet& packet, const TablesView& tables) const {
+  const ServiceRecord& service = tables.service(packet.service);
+  if ((service.flags & ServiceRecord::kSessions) == 0) return kNoSession;
+  // take_key() made it the flow's, unless there was none.
+  if ((service.flags & ServiceRecord::kByKey) != 0)
+    return packet.is_keyed ? packet.hash - flow_mark(packet.service) : kNoSession;
+  const HashSecret& secret = tables.generation().secret;
+  if (packet.family == Family::v4) [[likely]] {
+    const auto* ip = reinterpret_cast<const wire::Ipv4*>(packet.data + sizeof(wire::Ethernet));
+    return client_session(ip->source, service, secret);
+  }
+  return client_session(source_of(packet), service, secret);
+}
+
+// A new connection is a sign of life: said once in refresh_s, as by those that go on.
+inline void touch(SessionTable::Found& found, const ServiceRecord& service, uint32_t now_s) {
+  SessionValue value = found.session();
+  if (since_s(value.last_s, now_s) < refresh_s(service.session_idle_s)) [[likely]]
+    return;
+  value.last_s = now_s;
+  SessionTable::change(found, value);  // if somebody else did: as good
+}
+
+[[gnu::noinline]] inline bool Tracker::choose_by_session(Packet& packet, uint64_t session,
+                                                         const TablesView& tables, uint32_t now_s) {
+  SessionTable::Found found = sessions_.find(session);
+  if (found) [[likely]] {
+    // What follow_session() does for nearly all.
+    constexpr uint32_t kWell = BackendRecord::kConfigured | BackendRecord::kAlive | BackendRecord::kResolved;
+    constexpr uint32_t kAsked = kWell | BackendRecord::kFailed | BackendRecord::kMigrates;
+    const SessionValue value = found.session();
+    const ServiceRecord& service = tables.service(packet.service);
+    const BackendRecord& backend = tables.backend(value.backend);
+    const bool is_well = ((backend.flags & kAsked) == kWell) & (backend.service == packet.service);
+    const bool has_limits = ((service.flags & ServiceRecord::kCapped) | service.session_life_s) != 0;
+    const bool is_fresh = since_s(value.last_s, now_s) <= service.session_idle_s;
+    if ((value.kind == SessionKind::learnt) & is_well & is_fresh & !has_limits) [[likely]] {
+      packet.backend = value.backend;
+      packet.record = &backend;
+      touch(found, service, now_s);
+      return true;
+    }
+  }
+  return choose_by_session(packet, found, session, tables, now_s);
+}
+
+}  // namespace sluice
