@@ -52,6 +52,7 @@ struct Arguments {
   bool skip_unknown = false;
   std::string over = "3s";  // to measure
   uint64_t moves_max = 1'000;
+  bool resets = false;
   std::string rate = "100/s";
 };
 

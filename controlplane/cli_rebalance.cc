@@ -42,9 +42,12 @@ std::string text_of_plan(const json& response) {
                   response.at("service").get<std::string>(), response.at("packets").get<uint64_t>(),
                   response.at("over_s").get<uint64_t>(), response.at("imbalance_percent").get<double>());
   if (pinned != 0) out += fmt::format("{} sessions may not move: pinned\n", pinned);
-  if (live != 0)
+  if (live != 0 && !response.at("reset").get<bool>())
     out += fmt::format("{} sessions may not move: seen in the last {} s, so a connection may be live\n", live,
                        response.at("quiet_s").get<uint64_t>());
+  if (const auto resets = response.at("planned_live").get<uint64_t>(); resets != 0)
+    out += fmt::format("{} of those to move were seen in the last {} s: their connections are reset\n",
+                       resets, response.at("quiet_s").get<uint64_t>());
   const uint64_t planned = response.at("planned").get<uint64_t>();
   if (planned == 0) return out + "nothing to move\n";
   const double expected = response.at("expected_imbalance_percent").get<double>();
@@ -77,7 +80,8 @@ int rebalance(const Arguments& arguments) {
                         {"service", arguments.service},
                         {"over_s", static_cast<uint64_t>(over->count() / 1000)},
                         {"max_moves", arguments.moves_max},
-                        {"rate", *rate}};
+                        {"rate", *rate},
+                        {"reset", arguments.resets}};
   const bool is_terminal = isatty(STDERR_FILENO) == 1;
   const Answer end =
       follow_daemon(instance_directory(arguments.directory), request,
@@ -108,13 +112,15 @@ int rebalance(const Arguments& arguments) {
 }  // namespace
 
 void add_rebalance(CLI::App& app, Arguments& arguments, Action& action) {
-  CLI::App* command = app.add_subcommand(
-      "rebalance",
-      "moves sessions, until each backend has the packets that its weight says; no connection breaks");
+  CLI::App* command = app.add_subcommand("rebalance",
+                                         "moves sessions, until each backend has the packets that its weight "
+                                         "says; without --reset no connection breaks");
   command->add_option("SERVICE", arguments.service)->required();
   command->add_option("--over", arguments.over, "measure so long (3s)");
   command->add_option("--max-moves", arguments.moves_max, "move at most so many sessions (1000)");
   command->add_option("--rate", arguments.rate, "so many a second (100/s)");
+  command->add_flag("--reset", arguments.resets,
+                    "also sessions with live TCP connections: these are reset, so that clients come anew");
   command->add_flag("--dry-run", arguments.dry_run, "only show the imbalance, and what would be moved");
   command->callback([&] { action = [&] { return rebalance(arguments); }; });
 }

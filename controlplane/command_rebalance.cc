@@ -1,13 +1,14 @@
 // rebalance: measures what each backend of a service has to do, and moves sessions until each has what its
 // weight says (rebalance.h has which, and how many).
 //
-//   {"service", "over_s": 1..60 (3), "max_moves": 1..100,000 (1,000), "rate": 1..10,000 a second (100)}
+//   {"service", "over_s": 1..60 (3), "max_moves": 1..100,000 (1,000), "rate": 1..10,000 a second (100),
+//    "reset": false; true: also sessions that may have live TCP connections, which are then reset}
 //
 // Lines before the answer: {"measuring_s"}, then {"moved", "of"} once a second. Answer: "backends" with
 // "due_percent" (by weight), "packets_percent", "excess_percent", "sessions", "flows_active", "pinned",
 // "live", "gives", "gets", "expected_percent"; "imbalance_percent" and "expected_imbalance_percent" (packets
-// on the wrong backend); "planned", "moved", "left_alone" (changed meanwhile), "quiet_s". The client's end
-// ends the moving.
+// on the wrong backend); "planned", "planned_live" (of these), "moved", "left_alone" (changed meanwhile),
+// "quiet_s". The client's end ends the moving.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -37,6 +38,7 @@ struct Limits {
   uint64_t over_s = 3;
   uint64_t max_moves = 1'000;
   uint64_t rate = 100;
+  bool resets = false;
 };
 
 double percent(double part, double whole) {
@@ -155,16 +157,18 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
     activity.sessions++;
     if (is_pinned(seen.session.kind)) {
       of_[at].pinned++;
-    } else if (is_live(seen.session, now_s)) {
-      of_[at].live++;
-    } else if (activity.weight != 0 && static_cast<double>(activity.packets) > due_[at]) {
-      // The first ones by hash, as a heap: no more can be used.
-      const auto by_hash = [](const MovableSession& a, const MovableSession& b) { return a.hash < b.hash; };
+      return;
+    }
+    const bool is_live = this->is_live(seen.session, now_s);
+    of_[at].live += is_live ? 1 : 0;
+    if (is_live && !limits_.resets) return;
+    if (activity.weight != 0 && static_cast<double>(activity.packets) > due_[at]) {
+      // The first ones, as a heap: no more can be used.
       std::vector<MovableSession>& first = movable_[at];
-      first.push_back({seen.hash, seen.session.backend});
-      std::push_heap(first.begin(), first.end(), by_hash);
+      first.push_back({seen.hash, seen.session.backend, is_live});
+      std::push_heap(first.begin(), first.end());
       if (first.size() <= limits_.max_moves) return;
-      std::pop_heap(first.begin(), first.end(), by_hash);
+      std::pop_heap(first.begin(), first.end());
       first.pop_back();
     }
   }
@@ -207,6 +211,9 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
     response_["imbalance_percent"] = 100 * imbalance(activities_, packets);
     response_["expected_imbalance_percent"] = 100 * imbalance(activities_, plan.packets);
     response_["planned"] = plan.moves.size();
+    response_["planned_live"] = std::count_if(plan.moves.begin(), plan.moves.end(),
+                                              [](const SessionMove& move) { return move.is_live; });
+    response_["reset"] = limits_.resets;
     response_["quiet_s"] = quiet_s_;
     planned_ = std::move(plan.moves);
     if (!moves_) return answer(response_);
@@ -225,9 +232,10 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
     const uint64_t end = std::min({planned_.size(), std::max<uint64_t>(allowed, next_), next_ + at_once});
     std::vector<CommandEntry> commands;
     for (; next_ < end; next_++) {
-      if (still_may(planned_[next_], *service)) {
+      if (const auto kind = moves_as(planned_[next_], *service)) {
         CommandEntry command{};
         command.kind = CommandKind::move;
+        command.session = *kind;
         command.hash = planned_[next_].hash;
         command.from = planned_[next_].from;
         command.backend = planned_[next_].to;
@@ -242,13 +250,15 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
         [self = shared_from_this()](const WorkerCommands::Outcome& outcome) { self->moved(outcome); });
   }
 
-  bool still_may(const SessionMove& move, const Service& service) const {
+  // How it moves, if it still may.
+  std::optional<SessionKind> moves_as(const SessionMove& move, const Service& service) const {
     const auto to = std::find_if(service.backends.begin(), service.backends.end(),
                                  [&](const Backend& backend) { return backend.id == move.to; });
-    if (to == service.backends.end() || !service.takes_new(*to)) return false;
+    if (to == service.backends.end() || !service.takes_new(*to)) return {};
     const std::optional<SessionSeen> seen = registry_.find(move.hash);
-    return seen && !is_pinned(seen->session.kind) && seen->session.backend == move.from &&
-           !is_live(seen->session, session_now_s());
+    if (!seen || is_pinned(seen->session.kind) || seen->session.backend != move.from) return {};
+    if (!is_live(seen->session, session_now_s())) return SessionKind::moved;
+    return limits_.resets ? std::optional(SessionKind::moved_resets) : std::nullopt;
   }
 
   void moved(const WorkerCommands::Outcome& outcome) {
@@ -276,8 +286,9 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
     if (response_.contains("imbalance_percent")) {
       response_["before"] =
           fmt::format("{:.1f} % on the wrong backend", response_["imbalance_percent"].get<double>());
-      response_["after"] = fmt::format("{} of {} sessions moved{}", moved_, planned_.size(),
-                                       is_gone_ ? ", then the client went" : "");
+      response_["after"] =
+          fmt::format("{} of {} sessions moved{}{}", moved_, planned_.size(),
+                      limits_.resets ? ", connections reset" : "", is_gone_ ? ", then the client went" : "");
     }
     answer(response_);
   }
@@ -327,6 +338,11 @@ void run(Daemon& daemon, const json& request, bool moves, const Reply& reply) {
        {take(request, "over_s", 60, limits.over_s), take(request, "max_moves", 100'000, limits.max_moves),
         take(request, "rate", 10'000, limits.rate)}) {
     if (!refusal.is_null()) return reply(std::move(refusal));
+  }
+  if (const auto reset = request.find("reset"); reset != request.end()) {
+    if (!reset->is_boolean())
+      return reply(error_response(kCodeBadRequest, {"\"reset\" is true or false", ""}));
+    limits.resets = reset->get<bool>();
   }
   if (const auto service = service_with_sessions(daemon, *name); !service)
     return reply(error_response(kCodeNotFound, service.error()));

@@ -18,8 +18,8 @@
 //   override lasts until the file's weight changes reload                                             the
 //   same, warnings: [text]; errors: error and diagnostics explain           protocol client vip [key]
 //   (explain.h)
-//   rebalance         service [over_s] [max_moves] [rate]   lines with progress; command_rebalance.cc
-//   rebalance.plan    service [over_s] [max_moves]          the same, and nothing is moved
+//   rebalance         service [over_s] [max_moves] [rate] [reset]   lines with progress; command_rebalance.cc
+//   rebalance.plan    service [over_s] [max_moves] [reset]          the same, and nothing is moved
 //
 // The commands themselves are in command_*.cc, by subject.
 #pragma once

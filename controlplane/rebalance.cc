@@ -49,8 +49,7 @@ RebalancePlan plan_rebalance(std::span<const BackendActivity> backends,
     plan.packets.push_back(packets);
     if (backends[i].weight == 0) continue;
     if (packets > due[i] * (1 + kDueTolerance) && backends[i].sessions != 0 && !movable[i].empty()) {
-      std::sort(movable[i].begin(), movable[i].end(),
-                [](const MovableSession& a, const MovableSession& b) { return a.hash < b.hash; });
+      std::sort(movable[i].begin(), movable[i].end());
       givers.emplace(packets - due[i], i);
     } else if (packets < due[i] && backends[i].room != 0) {
       takers.emplace(due[i] - packets, i);
@@ -66,7 +65,7 @@ RebalancePlan plan_rebalance(std::span<const BackendActivity> backends,
     if (one > 2 * excess || one >= 2 * lack) continue;
     takers.pop();
     const MovableSession& session = movable[from][plan.gives[from]++];
-    plan.moves.push_back({session.hash, session.named, backends[to].id});
+    plan.moves.push_back({session.hash, session.named, backends[to].id, session.is_live});
     plan.packets[from] -= one;
     plan.packets[to] += one;
     if (plan.gives[from] < movable[from].size() && excess > one) givers.emplace(excess - one, from);

@@ -1,9 +1,10 @@
 // Which sessions to move so that each backend has the packets that its weight says. Pure.
 //
 // A session may move when it is learnt and has no live TCP connection: a connection stays where it is, and
-// its client must find that backend again. Of a TCP service (or a group with one) such a session has been
-// without a sign of life for quiet_s (src/session_layout.h). A UDP service's may always move, and the flows
-// that go on follow it within refresh_s.
+// its client must find that backend again. (Unless connections may be reset: then after those without one.)
+// Of a TCP service (or a group with one) such a session has been without a sign of life for quiet_s
+// (src/session_layout.h). A UDP service's may always move, and the flows that go on follow it within
+// refresh_s.
 //
 // How busy one session is nobody counts: each is taken for its backend's mean. So is a quiet one of a TCP
 // service, for when its client comes back.
@@ -27,11 +28,18 @@ struct BackendActivity {
 struct MovableSession {
   uint64_t hash;
   BackendId named;  // in the table: in a group it may be another service's
+  bool is_live = false;
+
+  // In this order they are moved.
+  friend bool operator<(const MovableSession& a, const MovableSession& b) {
+    return a.is_live != b.is_live ? b.is_live : a.hash < b.hash;
+  }
 };
 struct SessionMove {
   uint64_t hash;
   BackendId from;  // as the table names it
   BackendId to;
+  bool is_live = false;
 
   bool operator==(const SessionMove&) const = default;
 };
@@ -51,7 +59,7 @@ std::vector<double> packets_due(std::span<const BackendActivity> backends);
 double imbalance(std::span<const BackendActivity> backends, std::span<const double> packets);
 
 // At most `moves_max`, from the backend that has most too much to the one that has most too little, in the
-// order of the sessions' hashes: the same for the same input. No move takes either of the two farther from
+// order of the sessions: the same for the same input. No move takes either of the two farther from
 // its due. `movable`: of each backend by position, each session once. O(movable x log + moves x log
 // backends).
 RebalancePlan plan_rebalance(std::span<const BackendActivity> backends,

@@ -161,7 +161,7 @@ Commands::Outcome Commands::move(const CommandEntry& command, const TablesView& 
     if (is_pinned(session.kind) || session.backend != command.from)
       return {CommandResult::other, value_before};
     session.backend = command.backend;
-    session.kind = SessionKind::moved;
+    session.kind = command.session;
     if (change(found, session)) return {CommandResult::changed, value_before};
   }
   return {CommandResult::absent};

@@ -156,8 +156,9 @@ void Tracker::count_new(const Packet& packet) {
   if (found.next != found.state) flows_.expect(place, now_s, idle_timeout_s(service, found.next));
   if ((service.flags & ServiceRecord::kSessions) != 0 &&
       now_s / refresh_s(service.session_idle_s) !=
-          (now_s - place.idle_s(now_s)) / refresh_s(service.session_idle_s))
-    refresh_session(packet, place, tables, now_s);
+          (now_s - place.idle_s(now_s)) / refresh_s(service.session_idle_s) &&
+      !refresh_session(packet, place, tables, now_s, sums)) [[unlikely]]
+    return;
   place.touch(found.next, now_s);
 }
 
@@ -202,6 +203,12 @@ bool Tracker::reset(Packet& packet, FlowTable::Place place, const TablesView& ta
   // Another service's flow of the same hash is not the client's.
   const bool is_removed = (backend.flags & BackendRecord::kConfigured) == 0;
   if (!(is_removed || backend.service == packet.service) || !may_answer_reset(packet)) return false;
+  end_by_reset(packet, place, sums);
+  return true;
+}
+
+// The flow is forgotten, and its packet becomes the reset.
+void Tracker::end_by_reset(Packet& packet, FlowTable::Place place, Sums& sums) {
   packet.backend = place.backend();
   packet.how = FlowHow::reset;
   packet.verdict = Verdict::answer;
@@ -211,7 +218,6 @@ bool Tracker::reset(Packet& packet, FlowTable::Place place, const TablesView& ta
   sums.active--;
   sums.reset++;
   flows_.erase(place);
-  return true;
 }
 
 // A new flow. `at_home`: only if its home bucket has a place; false: it has none, nothing was done.

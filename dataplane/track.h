@@ -19,14 +19,15 @@
 // A service with sessions: a new flow goes to its session's backend (session_table.h), found by the client's
 // address or by a key in the payload; the session's first choice is the lookup table's, by the same hash.
 // Sessions of flows that go on are refreshed once in refresh_s; then a UDP flow goes where its session was
-// moved to. Of a service with keys, the flow itself is what the key says, whatever addresses it comes from;
-// packets too short for a key are tracked as connections are.
+// moved to, and a TCP one is reset, if that was asked for. Of a service with keys, the flow itself is what
+// the key says, whatever addresses it comes from; packets too short for a key are tracked as connections are.
 //
 // Two passes over a batch. First the packets whose flow is in its home bucket, which nearly all are; nothing
 // moves in the table meanwhile. Then, in order, what that left open: by now the lines that it needs are under
 // way. A flow's packets stay in order, as all of one flow are found in the first pass or none is.
 #pragma once
 
+#include <optional>
 #include <span>
 
 #include "dataplane/batch.h"
@@ -113,9 +114,11 @@ class Tracker {
   bool follow_session(Packet& packet, SessionTable::Found& found, uint64_t session, const TablesView& tables,
                       uint32_t now_s);
   bool lend(Packet& packet, uint64_t session, const TablesView& tables);
-  void refresh_session(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s);
-  void follow_moved(Packet& packet, FlowTable::Place place, const SessionValue& session,
-                    const TablesView& tables);
+  bool refresh_session(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s,
+                       Sums& sums);
+  std::optional<BackendId> moved_to(const Packet& packet, const SessionValue& session,
+                                    const TablesView& tables) const;
+  void end_by_reset(Packet& packet, FlowTable::Place place, Sums& sums);
   void count_new(const Packet& packet);
   void add(const Sums& sums);
 

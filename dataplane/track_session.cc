@@ -1,6 +1,7 @@
 // The sessions' part of stage 3: which session a packet is of, and where it sends a new flow.
 #include <optional>
 
+#include "dataplane/reset.h"
 #include "dataplane/select.h"
 #include "dataplane/track.h"
 #include "dataplane/track_session_inl.h"
@@ -13,6 +14,13 @@ namespace {
 const ServiceRecord* service_of(const TablesView& tables, const SessionValue& session) {
   const BackendRecord& backend = tables.backend(session.backend);
   return (backend.flags & BackendRecord::kConfigured) == 0 ? nullptr : &tables.service(backend.service);
+}
+
+// Is it a session of this service, or its group, and not over? Its id may be of a removed backend.
+bool is_in_force(const SessionValue& session, const ServiceRecord& service, const TablesView& tables,
+                 uint32_t now_s) {
+  const ServiceRecord* const of = service_of(tables, session);
+  return of != nullptr && of->session_salt == service.session_salt && !is_over(session, service, now_s);
 }
 
 }  // namespace
@@ -45,23 +53,16 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
                              const TablesView& tables, uint32_t now_s) {
   const ServiceRecord& service = tables.service(packet.service);
   const SessionValue value = found.session();
-  if (is_over(value, service, now_s)) return false;
+  if (!is_in_force(value, service, tables, now_s)) return false;
   // A group's session may name another service's backend: ours of the same name is meant.
   std::optional<BackendId> own = value.backend;
   if (tables.backend(value.backend).service != packet.service) own = tables.twin(service, value.backend);
   if (!own) {
-    // Its backend lives, and is none of ours: ours is the next choice, and the others of the group keep
-    // theirs.
-    const BackendRecord& others = tables.backend(value.backend);
-    if ((others.flags & BackendRecord::kConfigured) == 0 ||
-        tables.service(others.service).session_salt != service.session_salt)
-      return false;
+    // Its backend is none of ours: ours is the next choice, and the others of the group keep theirs.
     lend(packet, session, tables);
     return true;
   }
   const BackendRecord& backend = tables.backend(*own);
-  if ((backend.flags & BackendRecord::kConfigured) == 0 || backend.service != packet.service) return false;
-
   const bool is_alive = (backend.flags & BackendRecord::kAlive) != 0;
   const bool has_failed =
       (backend.flags & (BackendRecord::kFailed | BackendRecord::kResolved)) != BackendRecord::kResolved;
@@ -91,7 +92,8 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
   for (int attempt = 0; attempt < 4; attempt++) {
     if (found && follow_session(packet, found, session, tables, now_s))
       return packet.verdict == Verdict::forward;
-    const bool is_over_now = found && is_over(found.session(), tables.service(packet.service), now_s);
+    const bool is_over_now =
+        found && !is_in_force(found.session(), tables.service(packet.service), tables, now_s);
     const uint64_t hash = found && !is_over_now ? next_choice(session) : session;
     if (!select(packet, hash, tables)) return false;
     // Nobody is tied to who only says sorry.
@@ -127,42 +129,52 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
   return true;
 }
 
-// A datagram of a flow that is elsewhere than its session, which was moved: the flow goes there, if it may.
-void Tracker::follow_moved(Packet& packet, FlowTable::Place place, const SessionValue& session,
-                           const TablesView& tables) {
+// Where a flow belongs whose session was moved, unless that is where it is, or cannot be.
+std::optional<BackendId> Tracker::moved_to(const Packet& packet, const SessionValue& session,
+                                           const TablesView& tables) const {
   const ServiceRecord& service = tables.service(packet.service);
   std::optional<BackendId> own = session.backend;
   if (tables.backend(session.backend).service != packet.service) own = tables.twin(service, session.backend);
-  if (!own || *own == packet.backend) return;
+  if (!own || *own == packet.backend) return {};
   const BackendRecord& backend = tables.backend(*own);
   constexpr uint8_t kAsked =
       BackendRecord::kAlive | BackendRecord::kFailed | BackendRecord::kResolved | BackendRecord::kMigrates;
+  if (backend.service != packet.service ||
+      (backend.flags & kAsked) != (BackendRecord::kAlive | BackendRecord::kResolved))
+    return {};
   // A flow more than it may have stays where it is.
   const bool is_full = (service.flags & ServiceRecord::kCapped) != 0 && !has_room(*own, false, tables);
-  if (is_full || backend.service != packet.service ||
-      (backend.flags & kAsked) != (BackendRecord::kAlive | BackendRecord::kResolved))
-    return;
-  stats_.backends[index(packet.backend)].flows_active.subtract(1);
-  stats_.backends[index(*own)].flows_active.add(1);
-  place.set_backend(*own);
-  packet.backend = *own;
-  packet.record = &backend;
+  return is_full ? std::nullopt : own;
 }
 
-// A connection goes on: its session must not end meanwhile.
-[[gnu::noinline]] void Tracker::refresh_session(Packet& packet, FlowTable::Place place,
-                                                const TablesView& tables, uint32_t now_s) {
+// A connection goes on: its session must not end meanwhile. False: the connection ended instead.
+[[gnu::noinline]] bool Tracker::refresh_session(Packet& packet, FlowTable::Place place,
+                                                const TablesView& tables, uint32_t now_s, Sums& sums) {
   const uint64_t session = session_of(packet, tables);
-  if (session == kNoSession) return;
+  if (session == kNoSession) return true;
   SessionTable::Found found = sessions_.find(session);
-  if (!found) return;
+  if (!found) return true;
   SessionValue value = found.session();
   const ServiceRecord& service = tables.service(packet.service);
-  if (is_pinned(value.kind) || is_over(value, service, now_s)) return;
-  if (value.kind == SessionKind::moved && packet.protocol == wire::kProtoUdp)
-    follow_moved(packet, place, value, tables);
+  if (is_pinned(value.kind) || is_over(value, service, now_s)) return true;
+  const bool is_udp = packet.protocol == wire::kProtoUdp;
+  const bool follows =
+      value.kind == SessionKind::moved_resets || (value.kind == SessionKind::moved && is_udp);
+  const std::optional<BackendId> there = follows ? moved_to(packet, value, tables) : std::nullopt;
+  if (there && !is_udp && may_answer_reset(packet)) {
+    end_by_reset(packet, place, sums);
+    return false;
+  }
+  if (there && is_udp) {
+    stats_.backends[index(packet.backend)].flows_active.subtract(1);
+    stats_.backends[index(*there)].flows_active.add(1);
+    place.set_backend(*there);
+    packet.backend = *there;
+    packet.record = &tables.backend(*there);
+  }
   value.last_s = now_s;
   SessionTable::change(found, value);
+  return true;
 }
 
 void Tracker::sweep_sessions(uint64_t lines, const TablesView& tables, uint32_t now_s) {

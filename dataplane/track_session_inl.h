@@ -44,7 +44,7 @@ inline void touch(SessionTable::Found& found, const ServiceRecord& service, uint
     const bool is_well = ((backend.flags & kAsked) == kWell) & (backend.service == packet.service);
     const bool has_limits = ((service.flags & ServiceRecord::kCapped) | service.session_life_s) != 0;
     const bool is_fresh = since_s(value.last_s, now_s) <= service.session_idle_s;
-    if ((value.kind == SessionKind::learnt) & is_well & is_fresh & !has_limits) [[likely]] {
+    if (!is_pinned(value.kind) & is_well & is_fresh & !has_limits) [[likely]] {
       packet.backend = value.backend;
       packet.record = &backend;
       touch(found, service, now_s);

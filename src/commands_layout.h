@@ -37,7 +37,8 @@ enum class CommandKind : uint32_t {
   pin = 1,     // `hash` goes to `backend`: as `session` says pinned, or until `last_s`
   unpin = 2,   // removed, if it is pinned
   import = 3,  // made, with these times, unless there is one; a pin replaces what was learnt
-  move = 4,    // learnt: from `from` to `backend`; UDP flows that go on follow at their next refresh
+  move = 4,    // learnt: from `from` to `backend`, as `session` says moved or moved_resets; flows that go on
+               // follow, or are reset, at their next refresh
 };
 
 struct alignas(64) CommandEntry {
@@ -47,7 +48,7 @@ struct alignas(64) CommandEntry {
   CommandKind kind;
   BackendId backend;
   BackendId from;       // move
-  SessionKind session;  // pin, import
+  SessionKind session;  // of pin, import and move
   uint8_t reserved[3];
   uint32_t last_s;   // as in SessionValue
   uint32_t created;  // import: as in SessionValue

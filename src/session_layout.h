@@ -18,8 +18,8 @@
 //   kDead        being freed
 //   bit 0 set    live: kind, backend, distance from home, times
 //
-// Time: `last_s` counts seconds of CLOCK_MONOTONIC modulo 2^22 (48 days), `created` units of 64 seconds
-// modulo 2^15 (24 days); limits::kSessionTimeMax is 20 days, so either tells past from future.
+// Time: `last_s` counts seconds of CLOCK_MONOTONIC modulo 2^22 (48 days), `created` units of 128 seconds
+// modulo 2^14 (24 days); limits::kSessionTimeMax is 20 days, so either tells past from future.
 #pragma once
 
 #include <algorithm>
@@ -54,7 +54,8 @@ enum class SessionKind : uint8_t {
   learnt = 0,        // by a connection: rests for the service's idle time
   pinned = 1,        // by an operator, until unpinned
   pinned_until = 2,  // by an operator, until `last_s`
-  moved = 3,         // learnt, then moved by `sluice rebalance`: datagrams that go on follow it
+  moved = 3,         // learnt, then moved by `sluice rebalance`: datagrams that go on follow it,
+  moved_resets = 4,  //   and here TCP connections that go on elsewhere are reset
 };
 // Else it was learnt.
 constexpr bool is_pinned(SessionKind kind) {
@@ -66,29 +67,29 @@ struct SessionValue {
   SessionKind kind;
   uint32_t distance;  // of its line from its home
   uint32_t last_s;    // modulo 2^22: the last sign of life; of pinned_until, when it ends
-  uint32_t created;   // modulo 2^15: in units of 64 s
+  uint32_t created;   // modulo 2^14: in units of 128 s
 };
 
 inline constexpr uint32_t kReach = 32;
 inline constexpr uint64_t kDead = 2;
 inline constexpr uint32_t kTagFree = 0, kTagDying = 1;
 inline constexpr uint32_t kSessionTimeMask = (1u << 22) - 1;
-inline constexpr uint32_t kCreatedShift = 6;
-inline constexpr uint32_t kCreatedMask = (1u << 15) - 1;
+inline constexpr uint32_t kCreatedShift = 7;
+inline constexpr uint32_t kCreatedMask = (1u << 14) - 1;
 
 constexpr bool is_live(uint64_t value) {
   return (value & 1) != 0;
 }
 constexpr uint64_t pack(const SessionValue& v) {
-  return 1 | uint64_t{static_cast<uint8_t>(v.kind)} << 1 | uint64_t{v.distance & (kReach - 1)} << 3 |
-         uint64_t{index(v.backend)} << 8 | uint64_t{v.last_s & kSessionTimeMask} << 27 |
-         uint64_t{v.created & kCreatedMask} << 49;
+  return 1 | uint64_t{static_cast<uint8_t>(v.kind)} << 1 | uint64_t{v.distance & (kReach - 1)} << 4 |
+         uint64_t{index(v.backend)} << 9 | uint64_t{v.last_s & kSessionTimeMask} << 28 |
+         uint64_t{v.created & kCreatedMask} << 50;
 }
 constexpr SessionValue unpack(uint64_t value) {
-  return {BackendId{static_cast<uint32_t>(value >> 8) & (limits::kBackendsMax - 1)},
-          static_cast<SessionKind>(value >> 1 & 3), static_cast<uint32_t>(value >> 3) & (kReach - 1),
-          static_cast<uint32_t>(value >> 27) & kSessionTimeMask,
-          static_cast<uint32_t>(value >> 49) & kCreatedMask};
+  return {BackendId{static_cast<uint32_t>(value >> 9) & (limits::kBackendsMax - 1)},
+          static_cast<SessionKind>(value >> 1 & 7), static_cast<uint32_t>(value >> 4) & (kReach - 1),
+          static_cast<uint32_t>(value >> 28) & kSessionTimeMask,
+          static_cast<uint32_t>(value >> 50) & kCreatedMask};
 }
 static_assert(limits::kBackendsMax <= 1u << 19 && kReach <= 1u << 5);
 

@@ -12,13 +12,14 @@ from sluice import HEALTH, on_fabric, service
 from test_sessions import HEALTH_OF_HTTP, ask_all, held
 from traffic import KeepAlive
 
-WEB, GAME = VIPS4[0], VIPS4[3]
+WEB, SHOP, GAME = VIPS4[0], VIPS4[2], VIPS4[3]
 HERE = Path(__file__).resolve().parent
 TWO = {"b1": 100, "b2": 100}
 KEYS = 8
 CONFIG = "".join((
-    service("web", WEB, "ipip", on_fabric(TWO), health=HEALTH, more='affinity = "client"\nidle_timeout = '
-            '{ syn = "2s", established = "4s", closing = "2s", session = "60s" }\n'),
+    *(service(name, vip, "ipip", on_fabric(TWO), health=HEALTH, more='affinity = "client"\nidle_timeout = '
+              '{ syn = "2s", established = "4s", closing = "2s", session = "60s" }\n')
+      for name, vip in (("web", WEB), ("shop", SHOP))),
     service("game", GAME, "ipip", on_fabric(TWO), port=9000, protocol="udp", health=HEALTH_OF_HTTP,
             more='affinity = "key"\nkey = { offset = 0, bytes = 2 }\nidle_timeout = { udp = "8s", session = "8s" }\n'),
     service("plain", VIPS4[1], "ipip", on_fabric(TWO)),
@@ -127,6 +128,31 @@ def test_clients_move_only_when_no_connection_lives(balancer):
     connections = live.finish()
     assert [(c["backends"], c["error"]) for c in connections] == [(["b1"], None)] * 4
     assert all(c["requests"] > 100 for c in connections)
+
+
+def test_connections_are_reset_when_asked(balancer):
+    clients = [balancer.fabric.fresh_address("c1") for _ in range(4)]
+    only_b1(balancer, "shop")
+    live = KeepAlive(balancer.fabric.hosts["c1"], SHOP, connections=4, sources=clients)
+    wait_until(lambda: all(held(balancer, client, "shop") for client in clients), "they are connected")
+    both_again(balancer, "shop")
+    said = balancer.cli("rebalance", "shop", "--dry-run", "--reset", "--over", "1s").stdout
+    assert "2 of those to move were seen in the last " in said and "their connections are reset\n" in said, said
+    assert [held(balancer, client, "shop")["backend"] for client in clients] == ["b1"] * 4, "shown, and nothing done"
+    done = balancer.show("rebalance", "shop", "--reset", "--over", "1s")
+    assert (done["planned"], done["planned_live"], done["moved"], done["left_alone"]) == (2, 2, 2, 0), done
+    on = {client: held(balancer, client, "shop")["backend"] for client in clients}
+    assert sorted(on.values()) == ["b1", "b1", "b2", "b2"]
+    assert any('"2 of 2 sessions moved, connections reset"' in text for text in audits(balancer)), audits(balancer)
+
+    def reset():
+        return sum(worker["flows"]["reset"] for worker in balancer.dataplane_report()["dataplane"]["workers"])
+    wait_until(lambda: reset() == 2, reset)
+    assert ask_all(balancer, clients, SHOP) == on, "each client's next connection goes where its session is"
+    ends = live.finish()
+    assert sorted((c["backends"], c["error"] is not None) for c in ends) == [
+        (["b1"], False), (["b1"], False), (["b1"], True), (["b1"], True)], ends
+    assert reset() == 2
 
 
 def test_what_cannot_be_is_refused(balancer):

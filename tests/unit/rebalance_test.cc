@@ -37,6 +37,18 @@ TEST(Rebalance, moves_what_is_too_much_to_who_has_too_little) {
       << "the others may not";
 }
 
+TEST(Rebalance, resets_as_few_connections_as_it_can) {
+  const std::vector<BackendActivity> backends = {{BackendId{1}, 100, 8'000, 80}, {BackendId{2}, 100, 0, 0}};
+  std::vector<MovableSession> sessions = sessions_of(1, 80);
+  for (MovableSession& session : sessions)
+    session.is_live = session.hash % 2'000 < 1'000;
+  sessions.resize(60);
+  const RebalancePlan plan = plan_rebalance(backends, {sessions, {}}, kMany);
+  ASSERT_EQ(plan.moves.size(), 40u);
+  for (uint64_t i = 0; i < 40; i++)
+    EXPECT_EQ(plan.moves[i].is_live, i >= 30) << "the quiet ones first, of which there are 30";
+}
+
 TEST(Rebalance, counts_packets_not_sessions) {
   const std::vector<BackendActivity> backends = {{BackendId{1}, 100, 5'000, 900},
                                                  {BackendId{2}, 100, 5'000, 10}};

@@ -466,6 +466,26 @@ TEST_F(Sessions, end_with_their_backend) {
   EXPECT_EQ(in_table().count("b4"), 0u);
 }
 
+// Proves: before the sweep as after it, the clients of a removed backend are chosen for as new ones, so that
+// every balancer makes the same choice.
+TEST_F(Sessions, begin_anew_when_their_backend_is_removed) {
+  const auto homes = connect_all(400);
+  config.services[0].backends.pop_back();
+  apply();
+  const TablesView tables = publisher.current();
+  const ServiceRecord& web = tables.service(model.find_service("web")->id);
+  uint64_t moved = 0;
+  for (const auto& [from, home] : homes) {
+    const uint64_t hash = client_session(*IpAddress::parse(from), web, tables.generation().secret);
+    const std::string anew = tables.backend_cold(tables.select(web, hash)).name;
+    EXPECT_EQ(connect(from), home == "b4" ? anew : home);
+    moved += home == "b4" ? 1 : 0;
+  }
+  EXPECT_EQ(counters().made.get(), 400 + moved);
+  EXPECT_EQ(counters().moved.get(), 0u);
+  expect_gauges_true();
+}
+
 // Proves: of an address exactly the first bits count, in either family; and a service is not a group of its
 // name.
 TEST(SessionKey, the_first_bits_of_an_address) {
@@ -625,6 +645,48 @@ TEST_F(Sessions, datagrams_follow_a_session_that_was_moved_and_connections_do_no
   EXPECT_EQ(active("dns", other), 1u);
   EXPECT_EQ(active("dns", home), 0u);
   EXPECT_EQ(connect("198.51.100.1"), other) << "a new connection goes there as well";
+}
+
+// Proves: of a session that was moved with its connections, each of these is reset within refresh_s when it
+// is elsewhere, never to a backend that is down or full, and the client's next one goes where the session
+// is.
+TEST_F(Sessions, connections_are_reset_of_a_session_that_was_moved_so) {
+  const std::string home = connect("198.51.100.1"), other = home == "b1" ? "b2" : "b1";
+  const auto begin = [&](uint16_t port) {
+    send({.source_port = port, .tcp_flags = wire::kTcpSyn});
+    return send({.source_port = port}).backend;
+  };
+  ASSERT_EQ(begin(6'000), home);
+  ASSERT_EQ(begin(6'001), home);
+  const TablesView tables = publisher.current();
+  const ServiceRecord& web = tables.service(model.find_service("web")->id);
+  const uint32_t refresh = refresh_s(web.session_idle_s);
+  SessionTable::Found found =
+      sessions.find(client_session(*IpAddress::parse("198.51.100.1"), web, tables.generation().secret));
+  ASSERT_TRUE(found);
+  SessionValue moved = found.session();
+  moved.backend = model.find_backend("web", other)->id;
+  moved.kind = SessionKind::moved_resets;
+  ASSERT_TRUE(SessionTable::change(found, moved));
+
+  // It cannot go there: it stays.
+  backend("web", other).admin = Admin::maint;
+  publish();
+  now_s += refresh;
+  EXPECT_EQ(send({.source_port = 6'000}).backend, home);
+  backend("web", other).admin = Admin::ready;
+  publish();
+  now_s += refresh;
+  // A reset or a SYN is not answered by one.
+  EXPECT_EQ(send({.source_port = 6'001, .tcp_flags = wire::kTcpRst}).verdict, Verdict::forward);
+  const uint64_t active_before = active("web", home);
+  const Seen ended = send({.source_port = 6'000});
+  EXPECT_EQ(ended.verdict, Verdict::answer);
+  EXPECT_EQ(ended.how, FlowHow::reset);
+  EXPECT_EQ(active("web", home), active_before - 1);
+  EXPECT_EQ(begin(6'002), other);
+  now_s += refresh;
+  EXPECT_EQ(send({.source_port = 6'002}).verdict, Verdict::forward) << "it is where it belongs";
 }
 
 }  // namespace
