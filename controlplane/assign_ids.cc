@@ -56,11 +56,13 @@ FreeIds free_services(const std::vector<Service>& configured, const TablesView& 
 }
 
 FreeIds free_backends(const std::vector<Service>& configured, const TablesView& current, uint64_t now_ns,
-                      uint32_t& quarantined) {
+                      uint64_t dataplane_since_ns, uint32_t& quarantined) {
   FreeIds free(limits::kBackendsMax);
   for_each_backend_cold(current, [&](BackendId id, const BackendCold& cold) {
     const bool in_quarantine =
-        cold.name[0] == '\0' && cold.removed_ns != 0 && now_ns < cold.removed_ns + kQuarantineNs;
+        cold.name[0] == '\0' && cold.removed_ns != 0 &&
+        (dataplane_since_ns == kNoDataplane ||
+         now_ns < std::max<uint64_t>(cold.removed_ns, dataplane_since_ns) + kQuarantineNs);
     if (cold.name[0] != '\0' || in_quarantine) free.take(index(id));
     if (in_quarantine) quarantined++;
   });
@@ -139,13 +141,14 @@ void restore_by_name(std::vector<Service>& configured, const TablesView& current
 
 }  // namespace
 
-Result<Done> assign_ids(Model& model, const TablesView& current, uint64_t now_ns) {
+Result<Done> assign_ids(Model& model, const TablesView& current, uint64_t now_ns,
+                        uint64_t dataplane_since_ns) {
   std::vector<Service> assigned = model.services();
   restore_by_name(assigned, current, now_ns);
 
   uint32_t quarantined = 0;
   FreeIds services = free_services(assigned, current);
-  FreeIds backends = free_backends(assigned, current, now_ns, quarantined);
+  FreeIds backends = free_backends(assigned, current, now_ns, dataplane_since_ns, quarantined);
   for (Service& service : assigned) {
     if (service.id == kNoService) service.id = ServiceId{services.next()};
     if (index(service.id) == limits::kServicesMax) {
@@ -159,7 +162,7 @@ Result<Done> assign_ids(Model& model, const TablesView& current, uint64_t now_ns
         return Error{"no room for backend '" + service.config.name + "/" + backend.config.name + "': all " +
                          std::to_string(limits::kBackendsMax) + " are in use, " +
                          std::to_string(quarantined) + " of them by flows of backends removed in the last " +
-                         std::to_string(kQuarantineNs / 60'000'000'000) + " minutes",
+                         std::to_string(kQuarantineNs / 60'000'000'000) + " minutes of the data plane",
                      "take backends out of the configuration, or wait, then: sluice reload"};
       }
     }

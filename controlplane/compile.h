@@ -53,9 +53,13 @@ struct Portion {
 // weight (unless the file's changed since), what a service's failures had come to, and, if the
 // address is the same, health, ramp and next hop (its ifindex is 0 until the kernel is asked again). A
 // backend that was held for flapping is down for its successor, whose checks decide. The others get free ids,
-// none from quarantine (src/tables.h). An Error when limits::kServicesMax or kBackendsMax is used up; the
+// none from quarantine (src/tables.h), which begins anew with each data plane that starts: while none runs,
+// nobody takes the removed ids out of its flows and sessions. `dataplane_since_ns`: when the one that runs
+// was started; kNoDataplane. An Error when limits::kServicesMax or kBackendsMax is used up; the
 // model is as it was then.
-[[nodiscard]] Result<Done> assign_ids(Model& model, const TablesView& current, uint64_t now_ns);
+inline constexpr uint64_t kNoDataplane = UINT64_MAX;
+[[nodiscard]] Result<Done> assign_ids(Model& model, const TablesView& current, uint64_t now_ns,
+                                      uint64_t dataplane_since_ns);
 
 // How long a removed backend's id is kept back: until the sweep has seen every flow, and erased those of
 // removed backends whatever their age. Twice its period, because a pass that was under way may have gone

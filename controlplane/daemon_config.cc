@@ -97,7 +97,11 @@ Result<Model> Daemon::model_of(const Configuration::Version& version, Overrides&
   Model next = model_;
   reconcile(next, config);
   const uint64_t now_ns = monotonic_ns();
-  if (const Result<Done> assigned = assign_ids(next, publisher_.current(), now_ns); !assigned)
+  const uint64_t dataplane_since_ns = dataplane_.is_running() && dataplane_.stats() != nullptr
+                                          ? dataplane_.stats()->header.started_ns
+                                          : kNoDataplane;
+  if (const Result<Done> assigned = assign_ids(next, publisher_.current(), now_ns, dataplane_since_ns);
+      !assigned)
     return assigned.error();
   if (from == From::tables) {
     take_states(next, overrides);

@@ -86,7 +86,7 @@ Result<std::unique_ptr<Replay>> Replay::make(const Config& config, const ReplayN
   Model model;
   reconcile(model, config);
   Publisher publisher = Publisher::anonymous(kTablesBytes);
-  if (Result<sluice::Done> done = assign_ids(model, publisher.current(), 0); !done) return done.error();
+  if (Result<sluice::Done> done = assign_ids(model, publisher.current(), 0, 0); !done) return done.error();
   assume_up(model, network);
   Result<Compiled> compiled = compile(model, publisher, nullptr);
   if (!compiled) return compiled.error();

@@ -60,7 +60,7 @@ inline Config make_config(const Shape& shape) {
 inline Model make_model(const Shape& shape, const Publisher& publisher) {
   Model model;
   reconcile(model, make_config(shape));
-  const bool assigned = static_cast<bool>(assign_ids(model, publisher.current(), 0));
+  const bool assigned = static_cast<bool>(assign_ids(model, publisher.current(), 0, 0));
   assert(assigned);
   for (Service& service : model.edit_all()) {
     for (Backend& backend : service.backends) {

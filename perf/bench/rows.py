@@ -44,6 +44,8 @@ def compare(rows, catalogue):
             row.update(floor=floor["name"], floor_cycles=floor["cycles"])
         if partner := by_name.get(catalogue.partner_of(name)):
             row.update(ratio_to=partner["name"], ratio=row["cycles"] / partner["cycles"])
+            if "/returning/client/" in name:
+                row["added_cycles"] = row["cycles"] - partner["cycles"]
         if name.startswith("flow_table/lookup/"):
             # Over the bytes that the table really has, and not those that its name makes one expect.
             if line := by_name.get(f"{RANDOM_LINE}{row['table_bytes']:.0f}"):

@@ -41,6 +41,7 @@ NOTES = (
     ("p99_ns", lambda v: f"p99 {nanoseconds(v)}"),
     ("p99_99_ns", lambda v: f"p99.99 {nanoseconds(v)}"),
     ("lost", lambda v: f"{v:.0f} lost"),
+    ("added_cycles", lambda v: f"{v:.1f} cycles more"),
 )
 
 

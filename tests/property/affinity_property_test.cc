@@ -115,7 +115,7 @@ class World {
   }
   void reload() {
     reconcile(model_, config_);
-    ASSERT_TRUE(assign_ids(model_, publisher_.current(), monotonic_ns()));
+    ASSERT_TRUE(assign_ids(model_, publisher_.current(), monotonic_ns(), 0));
     for (Backend& backend : model_.edit_all()[0].backends) {
       if (backend.health == Health::unknown) backend.health = Health::up;
       backend.next_hop.resolved = true;

@@ -186,15 +186,20 @@ TEST(Ids, RespectTheQuarantine) {
   ASSERT_NE(removed_ns, 0u);
 
   config.services[0].backends.push_back({"new", v4(0x0a010099), 100});
-  const auto id_of_new = [&](uint64_t now_ns) {
+  const auto id_of_new = [&](uint64_t now_ns, uint64_t dataplane_since_ns = 0) {
     Model successor;
     reconcile(successor, config);
-    assign(successor, publisher, now_ns);
+    assign(successor, publisher, now_ns, dataplane_since_ns);
     return successor.find_backend("web", "new")->id;
   };
   EXPECT_NE(id_of_new(removed_ns), old);
   EXPECT_NE(id_of_new(removed_ns + kQuarantineNs - 1), old);
   EXPECT_EQ(id_of_new(removed_ns + kQuarantineNs), old);
+  // While no data plane runs, its flows and sessions go on to name it: for as long again after one starts.
+  const uint64_t day_ns = 86'400'000'000'000;
+  EXPECT_NE(id_of_new(removed_ns + day_ns, kNoDataplane), old);
+  EXPECT_NE(id_of_new(removed_ns + day_ns + kQuarantineNs - 1, removed_ns + day_ns), old);
+  EXPECT_EQ(id_of_new(removed_ns + day_ns + kQuarantineNs, removed_ns + day_ns), old);
   EXPECT_GT(kQuarantineNs, uint64_t{2 * limits::kSweepPeriodMax} * 1'000'000'000);
 
   // The same name again, too soon: its old id may still be named by flows that were told to go elsewhere.
@@ -227,7 +232,7 @@ TEST(Ids, RunningOutIsAnError) {
     config.services[i].name = "s" + std::to_string(i);
   Model model;
   reconcile(model, config);
-  Result<Done> assigned = assign_ids(model, publisher.current(), 1);
+  Result<Done> assigned = assign_ids(model, publisher.current(), 1, 0);
   ASSERT_FALSE(assigned);
   EXPECT_NE(assigned.error().what.find("'s16384'"), std::string::npos) << assigned.error().what;
   EXPECT_FALSE(assigned.error().remedy.empty());
@@ -237,7 +242,7 @@ TEST(Ids, RunningOutIsAnError) {
   for (ServiceConfig& service : config.services)
     service.backends.resize(limits::kBackendsPerServiceMax, {"x", {}, 1});
   reconcile(model, config);
-  assigned = assign_ids(model, publisher.current(), 1);
+  assigned = assign_ids(model, publisher.current(), 1, 0);
   ASSERT_FALSE(assigned);
   EXPECT_NE(assigned.error().what.find("131072"), std::string::npos) << assigned.error().what;
   EXPECT_EQ(model.services()[0].backends[0].id, kUnassignedBackend);

@@ -61,8 +61,9 @@ inline void bring_up(Model& model) {
   }
 }
 
-inline void assign(Model& model, const Publisher& publisher, uint64_t now_ns = monotonic_ns()) {
-  const Result<Done> assigned = assign_ids(model, publisher.current(), now_ns);
+inline void assign(Model& model, const Publisher& publisher, uint64_t now_ns = monotonic_ns(),
+                   uint64_t dataplane_since_ns = 0) {
+  const Result<Done> assigned = assign_ids(model, publisher.current(), now_ns, dataplane_since_ns);
   ASSERT_TRUE(assigned) << assigned.error().text();
 }
 

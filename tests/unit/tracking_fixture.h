@@ -51,7 +51,7 @@ class Tracking : public ::testing::Test {
   // Configuration and model to a new generation; new backends are up and reachable.
   void apply() {
     reconcile(model, config);
-    ASSERT_TRUE(assign_ids(model, publisher.current(), monotonic_ns()));
+    ASSERT_TRUE(assign_ids(model, publisher.current(), monotonic_ns(), 0));
     for (Service& service : model.edit_all()) {
       for (Backend& backend : service.backends) {
         if (backend.health == Health::unknown) backend.health = Health::up;
