@@ -3,9 +3,9 @@
 
 #include <fmt/format.h>
 
+#include "controlplane/admin_names.h"
 #include "controlplane/command_parts.h"
 #include "controlplane/message.h"
-#include "controlplane/report.h"
 #include "src/size_limits.h"
 
 namespace sluice {
@@ -15,7 +15,7 @@ using nlohmann::json;
 
 // What the edit is about, as it is now; for the audit.
 json state_of(const Backend& backend, const Daemon::BackendEdit& edit) {
-  return edit.admin ? json(text(backend.admin)) : json(backend.weight());
+  return edit.admin ? json(name_of(backend.admin)) : json(backend.weight());
 }
 
 // Makes the same edit of every target, as one generation.
@@ -38,20 +38,23 @@ void edit_targets(Daemon& daemon, const json& request, Daemon::BackendEdit edit,
     before[path] = state_of(daemon.model().backend(at), edit);
   }
   response["before"] = before.size() == 1 ? *before.begin() : before;
-  response["after"] = edit.admin ? json(text(*edit.admin)) : json(*edit.weight);
+  response["after"] = edit.admin ? json(name_of(*edit.admin)) : json(*edit.weight);
   finish_change(daemon, daemon.edit_backends(edits), received_ns, std::move(response), reply);
 }
 
+std::string no_admin() {
+  std::string names;
+  for (const auto& [name, admin] : kAdminNames)
+    names += fmt::format("{}\"{}\"", names.empty() ? "" : ", ", name);
+  return "\"admin\" is one of " + names;
+}
+
 void backend_admin(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
-  const std::string wanted = text_of(request, "admin").value_or("");
-  for (const Admin admin : {Admin::ready, Admin::drain, Admin::maint, Admin::migrate, Admin::reset}) {
-    if (wanted != text(admin)) continue;
-    json response = ok_response();
-    response["admin"] = wanted;
-    return edit_targets(daemon, request, {{}, admin, std::nullopt}, std::move(response), received_ns, reply);
-  }
-  reply(error_response(kCodeBadRequest,
-                       {"\"admin\" is one of \"ready\", \"drain\", \"migrate\", \"maint\", \"reset\"", ""}));
+  const std::optional<Admin> admin = admin_of(text_of(request, "admin").value_or(""));
+  if (!admin) return reply(error_response(kCodeBadRequest, {no_admin(), ""}));
+  json response = ok_response();
+  response["admin"] = name_of(*admin);
+  edit_targets(daemon, request, {{}, admin, std::nullopt}, std::move(response), received_ns, reply);
 }
 
 // The weight in a request; or the response that refuses it.

@@ -6,6 +6,8 @@
 #include <sstream>
 #include <tuple>
 
+#include "controlplane/admin_names.h"
+
 namespace sluice {
 
 bool is_name(std::string_view text) {
@@ -103,11 +105,7 @@ BackendConfig read_backend(TableReader& reader, const TableReader& service, cons
       reader.reject("address", "the backend's own address, not the VIP");
     }
   }
-  set_if(backend.admin, reader.choice<Admin>("admin", {{"ready", Admin::ready},
-                                                       {"drain", Admin::drain},
-                                                       {"migrate", Admin::migrate},
-                                                       {"maint", Admin::maint},
-                                                       {"reset", Admin::reset}}));
+  set_if(backend.admin, reader.choice("admin", std::span(kAdminNames)));
   return backend;
 }
 
@@ -357,11 +355,7 @@ void ConfigReader::read_override(const toml::table& table, DiagnosticSink& sink,
   entry.enabled = reader.boolean("enabled");
   if (const auto weight = reader.integer("weight", 0, limits::kWeightMax))
     entry.weight = static_cast<uint32_t>(*weight);
-  entry.admin = reader.choice<Admin>("admin", {{"ready", Admin::ready},
-                                               {"drain", Admin::drain},
-                                               {"migrate", Admin::migrate},
-                                               {"maint", Admin::maint},
-                                               {"reset", Admin::reset}});
+  entry.admin = reader.choice("admin", std::span(kAdminNames));
   if (reader.has("address")) {
     entry.address = read_unicast(reader, "address");
   } else {

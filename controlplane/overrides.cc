@@ -5,35 +5,13 @@
 
 #include <fmt/format.h>
 
+#include "controlplane/admin_names.h"
 #include "src/wire.h"
 
 namespace sluice {
 namespace {
 
 using nlohmann::json;
-
-const char* text(Admin admin) {
-  switch (admin) {
-    case Admin::ready:
-      break;
-    case Admin::drain:
-      return "drain";
-    case Admin::maint:
-      return "maint";
-    case Admin::migrate:
-      return "migrate";
-    case Admin::reset:
-      return "reset";
-  }
-  return "ready";
-}
-
-std::optional<Admin> admin_of(const std::string& name) {
-  for (const Admin admin : {Admin::ready, Admin::drain, Admin::maint, Admin::migrate, Admin::reset}) {
-    if (name == text(admin)) return admin;
-  }
-  return std::nullopt;
-}
 
 json entry_json(const OverrideKey& key, const Override& entry) {
   json out = {{"service", key.first}};
@@ -42,7 +20,7 @@ json entry_json(const OverrideKey& key, const Override& entry) {
   if (entry.address_was) out["address_was"] = entry.address_was->text();
   if (entry.weight) out["weight"] = *entry.weight;
   if (entry.weight_was) out["weight_was"] = *entry.weight_was;
-  if (entry.admin) out["admin"] = text(*entry.admin);
+  if (entry.admin) out["admin"] = name_of(*entry.admin);
   if (entry.enabled) out["enabled"] = *entry.enabled;
   if (entry.remove) out["remove"] = true;
   return out;

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "controlplane/admin_names.h"
 #include "controlplane/counters.h"
 #include "controlplane/message.h"
 #include "src/wire.h"
@@ -102,7 +103,7 @@ json report_backend(const Daemon& daemon, const Service& service, const Backend&
       {"service", service.config.name},
       {"name", backend.config.name},
       {"address", backend.config.address.text()},
-      {"admin", text(backend.admin)},
+      {"admin", name_of(backend.admin)},
       {"health", service.config.health.type == HealthConfig::Type::none ? "unchecked" : text(backend.health)},
       {"health_since_s", seconds_since(backend.health_since_ns)},
       {"check", report_check(daemon, backend)},
@@ -123,22 +124,6 @@ json report_backend(const Daemon& daemon, const Service& service, const Backend&
 }
 
 }  // namespace
-
-const char* text(Admin admin) {
-  switch (admin) {
-    case Admin::ready:
-      return "ready";
-    case Admin::drain:
-      return "drain";
-    case Admin::maint:
-      return "maint";
-    case Admin::migrate:
-      return "migrate";
-    case Admin::reset:
-      return "reset";
-  }
-  return "?";
-}
 
 const char* text(Health health) {
   switch (health) {

@@ -16,7 +16,6 @@
 
 namespace sluice {
 
-const char* text(Admin admin);
 const char* text(Health health);
 const char* text(Forward forward);
 const char* text(Affinity affinity);
