@@ -42,7 +42,7 @@ struct Arguments {
   bool wait = false;             // until drained
   std::string time_max = "10m";  // of that
   bool migrate = false;          // drain the sessions as well
-  std::string reset_after;
+  std::string reset_after;       // a duration
   std::string weight;
   std::string protocol, client, vip;
   std::string key;  // of a session
@@ -95,10 +95,9 @@ int ask_listing(const Arguments& arguments, nlohmann::json request, const Listin
 
 // "500ms", "10s", "10m", "1h"; nothing for anything else.
 std::optional<std::chrono::milliseconds> parse_time(const std::string& text);
-// Waits until none of these backends (SERVICE/BACKEND) has flows, and says meanwhile how many there are
-// (cli_drain.cc). Returns the exit code: kExitTimeout when `limit` has passed; that is told unless
-// `is_reset_then`: the caller ends what is left.
+// Waits until none of these backends (SERVICE/BACKEND) has flows, or sluiced has reset them, and says
+// meanwhile how many there are (cli_drain.cc). Returns the exit code: kExitTimeout when `limit` has passed.
 int wait_until_drained(const Arguments& arguments, const std::vector<std::string>& backends,
-                       std::chrono::milliseconds limit, bool is_reset_then);
+                       std::chrono::milliseconds limit);
 
 }  // namespace sluice

@@ -33,30 +33,45 @@ const char* drain_word(const Arguments& arguments) {
   return arguments.migrate ? "migrate" : "drain";
 }
 
-// And after --reset-after: whoever is left is told to connect again.
-int drain_and_wait(const Arguments& arguments) {
-  const bool resets = !arguments.reset_after.empty();
-  const std::string& time = resets ? arguments.reset_after : arguments.time_max;
-  const auto limit = parse_time(time);
-  if (!limit) return usage_error({fmt::format("time '{}' is not 90s, 10m or the like", time), ""});
+// How much longer than --reset-after sluiced may take.
+constexpr std::chrono::seconds kResetSlack{10};
+
+// When the first of them will be reset, as sluiced has it; empty: none will.
+std::string reset_text(const json& response) {
+  const json resets = response.value("reset_in_s", json::object());
+  std::optional<double> in_s;
+  for (const auto& [name, seconds] : resets.items())
+    in_s = std::min(in_s.value_or(seconds.get<double>()), seconds.get<double>());
+  return in_s ? fmt::format(", reset in {:.0f} s", *in_s) : "";
+}
+
+// `has_time_max`, `has_reset_after`: of the command line.
+int drain_backends(const Arguments& arguments, bool has_time_max, bool has_reset_after) {
   json request = {{"cmd", "backend.admin"}, {"admin", drain_word(arguments)}, {"targets", arguments.targets}};
   if (arguments.force) request["force"] = true;
+  std::optional<std::chrono::milliseconds> limit = parse_time(arguments.time_max), reset_after;
+  const auto no_time = [](const std::string& time) {
+    return usage_error({fmt::format("time '{}' is not 90s, 10m or the like", time), ""});
+  };
+  if (!limit) return no_time(arguments.time_max);
+  if (has_reset_after) {
+    reset_after = parse_time(arguments.reset_after);
+    if (!reset_after) return no_time(arguments.reset_after);
+    request["reset_after_ms"] = static_cast<uint64_t>(reset_after->count());
+    if (!has_time_max) limit = *reset_after + kResetSlack;
+  }
   std::vector<std::string> drained;
   const int code = ask(
       arguments, std::move(request),
       [&](const json& r) {
-        return format_change(joined(r.at("backends")) + ": " + drain_word(arguments), r);
+        return format_change(joined(r.at("backends")) + ": " + drain_word(arguments) + reset_text(r), r);
       },
       [&](const json& r) {
         drained = r.at("backends").get<std::vector<std::string>>();
         return kExitOk;
       });
-  if (code != kExitOk) return code;
-  const int waited = wait_until_drained(arguments, drained, *limit, resets);
-  if (waited != kExitTimeout || !resets) return waited;
-  Arguments rest = arguments;
-  rest.targets = drained;
-  return change(rest, {{"cmd", "backend.admin"}, {"admin", "reset"}}, "reset");
+  if (code != kExitOk || !arguments.wait) return code;
+  return wait_until_drained(arguments, drained, *limit);
 }
 
 void add_waiting(CLI::App& drain, Arguments& arguments, Action& action) {
@@ -65,15 +80,13 @@ void add_waiting(CLI::App& drain, Arguments& arguments, Action& action) {
   drain.add_flag("--migrate", arguments.migrate, "its sessions go elsewhere with their next connection");
   drain
       .add_option("--reset-after", arguments.reset_after,
-                  "waits so long, then tells the clients of what is left by a TCP reset (see backend reset)")
+                  "then sluiced resets it (see backend reset), unless it is no longer drained")
       ->type_name("TIME");
   drain.callback([&] {
     action = [&arguments, &drain] {
-      if (drain.count("--timeout") != 0 && (!arguments.wait || !arguments.reset_after.empty()))
-        return usage_error({"--timeout is of --wait", "add --wait, without --reset-after"});
-      if (arguments.wait || !arguments.reset_after.empty()) return drain_and_wait(arguments);
-      return change(arguments, {{"cmd", "backend.admin"}, {"admin", drain_word(arguments)}},
-                    drain_word(arguments));
+      const bool has_time_max = drain.count("--timeout") != 0;
+      if (has_time_max && !arguments.wait) return usage_error({"--timeout is of --wait", "add --wait"});
+      return drain_backends(arguments, has_time_max, drain.count("--reset-after") != 0);
     };
   });
 }

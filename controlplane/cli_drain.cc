@@ -1,4 +1,4 @@
-// sluice backend drain --wait: until the flows are gone.
+// sluice backend drain --wait: until the flows are gone, or are reset.
 #include <unistd.h>
 
 #include <cstdio>
@@ -22,7 +22,9 @@ constexpr std::chrono::milliseconds kPoll{500};
 struct Left {
   uint64_t flows = 0;
   uint64_t sessions = 0;
-  std::string ready;  // one that is not drained any more
+  size_t reset = 0;       // backends that were reset,
+  double reset_in_s = 0;  // or will be; 0: nobody will
+  std::string ready;      // one that is not drained any more
 };
 
 int count_left(const Arguments& arguments, const std::string& name, Left& left) {
@@ -36,6 +38,8 @@ int count_left(const Arguments& arguments, const std::string& name, Left& left) 
         for (const json& backend : response.at("backends")) {
           left.flows += backend.at("flows_active").get<uint64_t>();
           left.sessions += backend.at("sessions_active").get<uint64_t>();
+          left.reset_in_s = std::max(left.reset_in_s, backend.value("reset_in_s", 0.0));
+          if (backend.at("admin") == "reset") left.reset++;
           if (backend.at("admin") == "ready") left.ready = name;
         }
         return kExitOk;
@@ -67,7 +71,7 @@ std::string flows_text(uint64_t flows) {
 }  // namespace
 
 int wait_until_drained(const Arguments& arguments, const std::vector<std::string>& backends,
-                       std::chrono::milliseconds limit, bool is_reset_then) {
+                       std::chrono::milliseconds limit) {
   const Clock::time_point began = Clock::now();
   const std::string who =
       backends.size() == 1 ? backends.front() : fmt::format("{} backends", backends.size());
@@ -85,18 +89,24 @@ int wait_until_drained(const Arguments& arguments, const std::vector<std::string
     }
     const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - began);
     const double waited_s = static_cast<double>(waited.count()) / 1e3;
-    const bool is_late = flows > 0 && waited >= limit;
-    if (flows > 0 && !is_late) {
-      progress.say(fmt::format("{}: {} left after {:.0f} s", who, flows_text(flows), waited_s));
+    const bool is_reset = flows > 0 && left.reset == backends.size();
+    const bool is_late = flows > 0 && !is_reset && waited >= limit;
+    if (flows > 0 && !is_reset && !is_late) {
+      progress.say(
+          fmt::format("{}: {} left after {:.0f} s{}", who, flows_text(flows), waited_s,
+                      left.reset_in_s == 0 ? "" : fmt::format(", reset in {:.0f} s", left.reset_in_s)));
       std::this_thread::sleep_for(std::min(kPoll, limit - waited));
       continue;
     }
-    if (is_late && is_reset_then) {
-      progress.say("");
-      return kExitTimeout;
-    }
     if (arguments.as_json) {
-      print(to_line({{"v", kProtocolVersion}, {"ok", !is_late}, {"flows", flows}, {"waited_s", waited_s}}));
+      print(to_line({{"v", kProtocolVersion},
+                     {"ok", !is_late},
+                     {"flows", flows},
+                     {"reset", is_reset},
+                     {"waited_s", waited_s}}));
+    } else if (is_reset) {
+      print(fmt::format("{}: reset after {:.1f} s; {} left, whose clients are told with their next packet\n",
+                        who, waited_s, flows_text(flows)));
     } else if (!is_late) {
       print(fmt::format("{}: no flows left after {:.1f} s\n", who, waited_s));
     }

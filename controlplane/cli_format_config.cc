@@ -73,6 +73,8 @@ std::string format_overrides(const json& response) {
       say("weight " + plain(entry["weight"]) + was);
     }
     if (entry.contains("admin")) say("admin " + text_of(entry, "admin"));
+    if (entry.contains("reset_in_s"))
+      say(fmt::format("reset in {:.0f} s", entry["reset_in_s"].get<double>()));
     if (entry.contains("enabled")) say(entry["enabled"].get<bool>() ? "enabled" : "disabled");
     table.add({name_of(entry), said});
     any = true;

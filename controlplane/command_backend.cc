@@ -6,12 +6,16 @@
 #include "controlplane/admin_names.h"
 #include "controlplane/command_parts.h"
 #include "controlplane/message.h"
+#include "controlplane/report.h"
 #include "src/size_limits.h"
 
 namespace sluice {
 namespace {
 
 using nlohmann::json;
+
+// As long as a connection may rest.
+constexpr uint64_t kResetAfterMaxMs = limits::kIdleTimeoutMax * 1'000ULL;
 
 // What the edit is about, as it is now; for the audit.
 json state_of(const Backend& backend, const Daemon::BackendEdit& edit) {
@@ -39,7 +43,28 @@ void edit_targets(Daemon& daemon, const json& request, Daemon::BackendEdit edit,
   }
   response["before"] = before.size() == 1 ? *before.begin() : before;
   response["after"] = edit.admin ? json(name_of(*edit.admin)) : json(*edit.weight);
-  finish_change(daemon, daemon.edit_backends(edits), received_ns, std::move(response), reply);
+  const Result<Daemon::Change> change = daemon.edit_backends(edits);
+  for (const BackendPlace at : targets.places) {
+    const Model& model = daemon.model();
+    if (const auto in_s = seconds_to_reset(daemon, model.service_of(at), model.backend(at)))
+      response["reset_in_s"][path_of(daemon, at)] = *in_s;
+  }
+  finish_change(daemon, change, received_ns, std::move(response), reply);
+}
+
+// Nothing, when it is not asked for; the response that refuses it.
+json deadline_of(const json& request, Admin admin, uint64_t received_ns,
+                 std::optional<ResetDeadline>& reset) {
+  const auto given = request.find("reset_after_ms");
+  if (given == request.end()) return nullptr;
+  if (admin != Admin::drain && admin != Admin::migrate)
+    return error_response(kCodeBadRequest, {"\"reset_after_ms\" is of \"drain\" and \"migrate\"", ""});
+  if (!given->is_number_unsigned() || *given < 1 || *given > kResetAfterMaxMs)
+    return error_response(kCodeBadRequest, {"the time until the reset is out of range",
+                                            fmt::format("from 1ms to {}h", kResetAfterMaxMs / 3'600'000)});
+  const auto after_ms = given->get<uint64_t>();
+  reset = ResetDeadline{received_ns + after_ms * 1'000'000, after_ms};
+  return nullptr;
 }
 
 std::string no_admin() {
@@ -52,9 +77,12 @@ std::string no_admin() {
 void backend_admin(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
   const std::optional<Admin> admin = admin_of(text_of(request, "admin").value_or(""));
   if (!admin) return reply(error_response(kCodeBadRequest, {no_admin(), ""}));
+  std::optional<ResetDeadline> reset;
+  if (json refusal = deadline_of(request, *admin, received_ns, reset); !refusal.is_null())
+    return reply(std::move(refusal));
   json response = ok_response();
   response["admin"] = name_of(*admin);
-  edit_targets(daemon, request, {{}, admin, std::nullopt}, std::move(response), received_ns, reply);
+  edit_targets(daemon, request, {{}, admin, std::nullopt, reset}, std::move(response), received_ns, reply);
 }
 
 // The weight in a request; or the response that refuses it.
@@ -75,7 +103,8 @@ void backend_weight(Daemon& daemon, const json& request, uint64_t received_ns, c
   const std::optional<uint32_t> weight = weight_of(request, refusal);
   if (!weight) return reply(std::move(refusal));
   response["weight"] = *weight;
-  edit_targets(daemon, request, {{}, std::nullopt, weight}, std::move(response), received_ns, reply);
+  edit_targets(daemon, request, {{}, std::nullopt, weight, std::nullopt}, std::move(response), received_ns,
+               reply);
 }
 
 constexpr std::array kCommands = {

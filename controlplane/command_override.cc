@@ -247,7 +247,13 @@ void service_enable(Daemon& daemon, const json& request, uint64_t received_ns, c
 void show_overrides(Daemon& daemon, const json&, uint64_t, const Reply& reply) {
   json response = ok_response();
   const Configuration& configuration = daemon.configuration();
-  const json listed = configuration.overrides().to_json();
+  json listed = configuration.overrides().to_json();
+  for (json& entry : listed.at("override")) {
+    if (!entry.contains("reset_at_ns")) continue;
+    const auto at_ns = entry["reset_at_ns"].get<uint64_t>();
+    entry["reset_in_s"] = static_cast<double>(at_ns - std::min(at_ns, monotonic_ns())) / 1e9;
+    entry.erase("reset_at_ns");
+  }
   response["overrides"] = listed.at("override");
   response["services"] = listed.at("service");
   response["edition"] = configuration.edition();

@@ -271,8 +271,10 @@ Override Daemon::override_after(const BackendEdit& edit) const {
   Override entry = override_of(edit.at);
   const BackendConfig& config = model_.backend(edit.at).config;
   if (edit.admin) {
+    if (*edit.admin != model_.backend(edit.at).admin) entry.reset.reset();
+    if (edit.reset) entry.reset = edit.reset;
     entry.admin.reset();
-    if (*edit.admin != model_.backend(edit.at).config.admin) entry.admin = edit.admin;
+    if (*edit.admin != config.admin || entry.reset) entry.admin = edit.admin;
   }
   if (edit.weight) {
     // The weight of an added backend stands in its override alone.
@@ -381,6 +383,7 @@ void Daemon::tick() {
   }
   keep_health();
   advance_policy(now_ns);
+  reset_drained(now_ns);
   // bpffs may be mounted, or the permission given, after our start.
   if (!steering_fault_.empty() && now_ns - steering_tried_ns_ >= kSteeringRetryNs) follow_steering();
   if (now_ns - vip_checks_tried_ns_ >= kVipChecksPeriodNs) follow_vip_checks();

@@ -96,6 +96,8 @@ class Daemon {
     BackendPlace at;
     std::optional<Admin> admin;
     std::optional<uint32_t> weight;
+    // With admin drain or migrate. Any other admin state ends an earlier one; the same one again does not.
+    std::optional<ResetDeadline> reset;
   };
   [[nodiscard]] Result<Change> edit_backends(std::span<const BackendEdit> edits);
 
@@ -181,6 +183,7 @@ class Daemon {
   void follow_vip_checks();
   // daemon_policy.cc
   void advance_policy(uint64_t now_ns);
+  void reset_drained(uint64_t now_ns);
   void announce();
   void watch_syns();
   void watch_scale();
@@ -222,6 +225,7 @@ class Daemon {
   SynWatch syn_watch_;
   ScaleWatch scale_watch_;
   uint64_t syn_watched_ns_ = 0;
+  uint64_t reset_failed_ns_ = 0;  // 0: it did not
   std::string dataplane_fault_seen_;
   BackendIndex index_;  // made anew by follow_model
 };

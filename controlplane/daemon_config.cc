@@ -52,8 +52,10 @@ void take_states(const Model& model, Overrides& overrides) {
       const OverrideKey key{service.config.name, backend.config.name};
       const Override* known = overrides.find(key);
       Override entry = known == nullptr ? Override() : *known;
+      // It has its deadline while it is what it was when that was given.
+      if (entry.admin != backend.admin) entry.reset.reset();
       entry.admin.reset();
-      if (backend.admin != backend.config.admin) entry.admin = backend.admin;
+      if (backend.admin != backend.config.admin || entry.reset) entry.admin = backend.admin;
       if (!entry.address) {
         entry.weight = backend.weight_override;
         entry.weight_was.reset();
@@ -108,6 +110,7 @@ Result<Model> Daemon::model_of(const Configuration::Version& version, Overrides&
   } else {
     lay_over_states(next, overrides, now_ns);
   }
+  overrides.bound_resets(now_ns);
   for (Service& service : next.edit_all()) {
     for (Backend& backend : service.backends) {
       if (backend.health_since_ns == 0) backend.health_since_ns = now_ns;
@@ -374,6 +377,10 @@ Daemon::Written Daemon::write_overrides(bool dry_run) {
     return failed({"a configuration waits to be confirmed", "sluice confirm, or: sluice rollback"});
   if (configuration_->overrides().is_empty())
     return failed({"there are no overrides", "sluice show overrides"});
+  if (const auto& waiting = configuration_->overrides().to_reset(); !waiting.empty())
+    return failed(
+        {fmt::format("{} drains and will be reset, which no file can say", path_of(*waiting.begin())),
+         "wait for that, or decide now: sluice backend ready|reset " + path_of(*waiting.begin())});
   const Result<std::string> text = text_with(written.file, configuration_->overrides());
   if (!text) return failed(text.error());
   written.text = *text;

@@ -12,6 +12,7 @@ namespace {
 // Table builds of a tick that are for ramps: at 1 ms each a fifth of the loop's time at most.
 constexpr uint32_t kRampsATick = 20;
 constexpr uint64_t kSynWatchNs = 1'000'000'000;
+constexpr uint64_t kResetRetryNs = 1'000'000'000;
 
 struct Count {
   size_t ready = 0;
@@ -102,6 +103,38 @@ void Daemon::advance_policy(uint64_t now_ns) {
   syn_watched_ns_ = now_ns;
   watch_syns();
   watch_scale();
+}
+
+// Those whose time to drain is up.
+void Daemon::reset_drained(uint64_t now_ns) {
+  if (reset_failed_ns_ != 0 && now_ns - reset_failed_ns_ < kResetRetryNs) return;
+  const Overrides& overrides = configuration_->overrides();
+  std::vector<BackendEdit> edits;
+  std::vector<Event> events;
+  for (const OverrideKey& key : overrides.to_reset()) {
+    const ResetDeadline reset = *overrides.find(key)->reset;
+    const auto at = find_backend(key.first, key.second);
+    if (reset.at_ns > now_ns || !at) continue;
+    edits.push_back({*at, Admin::reset, std::nullopt, std::nullopt});
+    Event event;
+    event.kind = "drain_over";
+    event.service = key.first;
+    event.backend = key.second;
+    event.text = fmt::format("{}/{} had {:g} s to drain: reset now", key.first, key.second,
+                             static_cast<double>(reset.after_ms) / 1e3);
+    events.push_back(std::move(event));
+  }
+  if (edits.empty()) return;
+  if (const Result<Change> changed = edit_backends(edits); !changed) {
+    if (reset_failed_ns_ == 0)
+      note(Event::Level::error, "reset_failed",
+           "drained for long enough, but not reset, will be tried again: " + changed.error().text());
+    reset_failed_ns_ = now_ns;
+    return;
+  }
+  reset_failed_ns_ = 0;
+  for (Event& event : events)
+    events_.add(std::move(event));
 }
 
 void Daemon::watch_scale() {

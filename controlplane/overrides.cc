@@ -21,6 +21,10 @@ json entry_json(const OverrideKey& key, const Override& entry) {
   if (entry.weight) out["weight"] = *entry.weight;
   if (entry.weight_was) out["weight_was"] = *entry.weight_was;
   if (entry.admin) out["admin"] = name_of(*entry.admin);
+  if (entry.reset) {
+    out["reset_at_ns"] = entry.reset->at_ns;
+    out["reset_after_ms"] = entry.reset->after_ms;
+  }
   if (entry.enabled) out["enabled"] = *entry.enabled;
   if (entry.remove) out["remove"] = true;
   return out;
@@ -41,6 +45,10 @@ Override entry_of(const json& object) {
   entry.enabled = value_of<bool>(object, "enabled");
   entry.remove = value_of<bool>(object, "remove").value_or(false);
   if (const auto admin = value_of<std::string>(object, "admin")) entry.admin = admin_of(*admin);
+  const auto reset_at_ns = value_of<uint64_t>(object, "reset_at_ns");
+  const auto reset_after_ms = value_of<uint64_t>(object, "reset_after_ms");
+  const bool drains = entry.admin == Admin::drain || entry.admin == Admin::migrate;
+  if (reset_at_ns && reset_after_ms && drains) entry.reset = ResetDeadline{*reset_at_ns, *reset_after_ms};
   if (const auto address = value_of<std::string>(object, "address"))
     entry.address = IpAddress::parse(*address);
   if (const auto address = value_of<std::string>(object, "address_was"))
@@ -159,6 +167,11 @@ const Override* Overrides::find(const OverrideKey& key) const {
 }
 
 void Overrides::set(const OverrideKey& key, Override entry) {
+  if (entry.reset) {
+    to_reset_.insert(key);
+  } else {
+    to_reset_.erase(key);
+  }
   if (entry.is_empty()) {
     entries_.erase(key);
   } else {
@@ -173,11 +186,19 @@ void Overrides::add_service(const std::string& name, json service) {
 void Overrides::forget_service(const std::string& name) {
   services_.erase(name);
   std::erase_if(entries_, [&](const auto& entry) { return entry.first.first == name; });
+  std::erase_if(to_reset_, [&](const OverrideKey& key) { return key.first == name; });
 }
 
 bool Overrides::has_service(const std::string& name) const {
   const auto entry = entries_.lower_bound({name, ""});
   return services_.contains(name) || (entry != entries_.end() && entry->first.first == name);
+}
+
+void Overrides::bound_resets(uint64_t now_ns) {
+  for (const OverrideKey& key : to_reset_) {
+    ResetDeadline& reset = *entries_.at(key).reset;
+    reset.at_ns = std::min(reset.at_ns, now_ns + reset.after_ms * 1'000'000);
+  }
 }
 
 Overrides difference(const Overrides& before, const Overrides& after) {

@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -32,10 +33,20 @@
 
 namespace sluice {
 
+// When a backend that drains becomes `reset`. Of CLOCK_MONOTONIC, so that nobody who sets the wall clock
+// makes it early or late, whether sluiced runs meanwhile or not.
+struct ResetDeadline {
+  uint64_t at_ns = 0;
+  uint64_t after_ms = 0;  // as it was asked for
+
+  bool operator==(const ResetDeadline&) const = default;
+};
+
 struct Override {
   std::optional<uint32_t> weight;
   std::optional<uint32_t> weight_was;  // the files' weight when it was decided; only at run time
   std::optional<Admin> admin;
+  std::optional<ResetDeadline> reset;  // with admin drain or migrate; only at run time
   std::optional<IpAddress> address;
   std::optional<IpAddress> address_was;  // the files', likewise; nothing when they had no such backend
   std::optional<bool> enabled;
@@ -55,11 +66,16 @@ class Overrides {
   // Services that were added, by name: each as a [[service]] table would say it.
   const std::map<std::string, nlohmann::json>& services() const { return services_; }
   bool is_empty() const { return entries_.empty() && services_.empty(); }
+  // Those with a deadline.
+  const std::set<OverrideKey>& to_reset() const { return to_reset_; }
 
   void set(const OverrideKey& key, Override entry);  // an empty one: forgets it
   void add_service(const std::string& name, nlohmann::json service);
   void forget_service(const std::string& name);     // with all that is about it
   bool has_service(const std::string& name) const;  // anything about it
+  // After a reboot, which begins CLOCK_MONOTONIC anew: no deadline is farther than was asked for. Nor is one
+  // early then, as the machine has been up for less than has passed.
+  void bound_resets(uint64_t now_ns);
 
   // As a configuration file would say it: {"service": [...], "override": [...]}.
   nlohmann::json to_json() const;
@@ -71,6 +87,7 @@ class Overrides {
  private:
   std::map<OverrideKey, Override> entries_;
   std::map<std::string, nlohmann::json> services_;
+  std::set<OverrideKey> to_reset_;
 };
 
 struct OverrideFault {

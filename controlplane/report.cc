@@ -120,10 +120,18 @@ json report_backend(const Daemon& daemon, const Service& service, const Backend&
       {"why_not", why_no_new_flows(service, backend)},
   };
   add_backend_counters(daemon, backend, out);
+  if (const auto in_s = seconds_to_reset(daemon, service, backend)) out["reset_in_s"] = *in_s;
   return out;
 }
 
 }  // namespace
+
+std::optional<double> seconds_to_reset(const Daemon& daemon, const Service& service, const Backend& backend) {
+  if (backend.admin == Admin::ready || is_out(backend.admin)) return std::nullopt;
+  const Override* entry = daemon.configuration().overrides().find({service.config.name, backend.config.name});
+  if (entry == nullptr || !entry->reset) return std::nullopt;
+  return seconds_until(entry->reset->at_ns);
+}
 
 const char* text(Health health) {
   switch (health) {

@@ -7,6 +7,7 @@
 // slots each) for the shares.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -63,6 +64,8 @@ uint64_t tables_checksum(const Daemon& daemon);
 const char* state_of(const Service& service);
 // Why this backend takes no new flows; empty when it does.
 std::string why_no_new_flows(const Service& service, const Backend& backend);
+// A backend that drains, until --reset-after.
+std::optional<double> seconds_to_reset(const Daemon& daemon, const Service& service, const Backend& backend);
 nlohmann::json report_next_hop(const NextHop& hop);
 
 }  // namespace sluice

@@ -111,7 +111,7 @@ def restart(balancer, clock):
 def test_a_confirmation_over_a_restart_and_a_jump_waits_no_longer_than_was_asked(balancer, clock):
     """A successor has only the wall clock to go by. Back: it waits anew, at most as long as was asked. Forward: the time is
     up. Either way the configuration that was not confirmed goes, and decisions and health stay."""
-    balancer.change("backend", "drain", "web/b3")
+    balancer.change("backend", "drain", "web/b3", "--reset-after", "1h")
     apply(balancer, 71, "--confirm", "3s")
     balancer.sluiced.kill()
     clock.set(-400)
@@ -124,6 +124,7 @@ def test_a_confirmation_over_a_restart_and_a_jump_waits_no_longer_than_was_asked
     clock.set(400)
     restart(balancer, clock)
     wait_until(lambda: weights(balancer) == [100] * 3, "the time is up", 20.0)
-    assert balancer.backend("web", "b3")["admin"] == "drain"
+    b3 = balancer.backend("web", "b3")
+    assert b3["admin"] == "drain" and 0 < b3["reset_in_s"] <= 3600, "no wall clock is asked when it will be reset"
     assert {b["health"] for b in balancer.backends().values()} == {"up"}
     assert "backend_down" not in {e["kind"] for e in balancer.show("show", "events")["events"]}

@@ -420,6 +420,55 @@ def test_min_healthy_is_crossed_only_by_force(control):
     control.cli("backend", "ready", "web/*")
 
 
+# ---- drain --reset-after -----------------------------------------------------------------------------------------------
+
+
+def admin(control, name):
+    return control.backend(name)["admin"]
+
+
+def test_a_drain_is_reset_by_sluiced_whoever_is_killed_meanwhile(control):
+    said = control.cli("backend", "drain", "web/b1", "--reset-after", "2s").stdout
+    assert said.startswith("web/b1: drain, reset in ")
+    restart(control)
+    wait_until(lambda: admin(control, "b1") == "reset", "b1 is reset", 20.0)
+    assert told(control, "web/b1 had 2 s to drain: reset now")
+    assert "reset in" not in control.cli("show", "overrides").stdout
+    # While sluiced was gone its time went on.
+    control.cli("backend", "drain", "web/b2", "--migrate", "--reset-after", "1s")
+    control.sluiced.kill()
+    time.sleep(1)
+    control.start()
+    wait_until(lambda: admin(control, "b2") == "reset", "b2 is reset", 20.0)
+
+
+def test_only_what_still_drains_is_reset(control):
+    control.cli("backend", "drain", "web/b1", "--reset-after", "3s")
+    control.cli("backend", "ready", "web/b1")
+    control.cli("backend", "drain", "web/b2", "--reset-after", "3s")
+    control.cli("backend", "drain", "web/b2", "--reset-after", "1h")
+    again = control.json("backend", "drain", "web/b2")
+    assert 0 < again["reset_in_s"]["web/b2"] <= 3600, "the same again changes nothing of it"
+    control.cli("backend", "drain", "--force", "web/b3", "--reset-after", "3s")
+    wait_until(lambda: admin(control, "b3") == "reset", "the last of them is reset", 20.0)
+    assert (admin(control, "b1"), admin(control, "b2")) == ("ready", "drain")
+    assert control.backend("b2")["reset_in_s"] > 0 and "reset_in_s" not in control.backend("b1")
+    text = control.cli("show", "overrides").stdout
+    assert "web/b2  admin drain, reset in 3" in text and "web/b1" not in text, text
+    refused = control.cli("overrides", "write", check=False)
+    assert refused.returncode == FAILURE and "web/b2 drains and will be reset, which no file can say" in refused.stderr
+
+    reboot(control)
+    assert admin(control, "b2") == "drain" and 0 < control.backend("b2")["reset_in_s"] <= 3600
+    control.cli("backend", "drain", "--migrate", "web/b2")
+    assert "reset_in_s" not in control.backend("b2"), "another state: decided anew"
+    control.cli("overrides", "write")
+    for words in (["--reset-after", ""], ["--reset-after", "soon"], ["--reset-after", "241h"], ["--reset-after", "0s"],
+                  ["--reset-after", "1h", "--timeout", "1s"]):
+        assert control.cli("backend", "drain", "web/b1", *words, check=False).returncode == USAGE, words
+    assert admin(control, "b1") == "ready"
+
+
 def test_removals_at_once_do_not_cross_min_healthy_together(control):
     control.config_path.write_text(config().replace('forward = "ipip"', 'forward = "ipip"\nmin_healthy = 2'))
     control.cli("reload")

@@ -197,8 +197,9 @@ def test_drain_ends_what_is_left_by_a_reset(balancer, all_ready):
     on_b1 = list(served.values()).count("b1")
     assert on_b1 > 0
     wait_until(lambda: in_flow_tables(balancer).get("b1", 0) >= on_b1, lambda: f"{on_b1} flows of web/b1: {in_flow_tables(balancer)}", 20.0)
-    done = balancer.cli("backend", "drain", "web/b1", "--reset-after", "1s")
-    assert done.stdout.splitlines()[0].startswith("web/b1: drain") and "web/b1: reset" in done.stdout, done.stdout
+    done = balancer.cli("backend", "drain", "web/b1", "--reset-after", "1s", "--wait")
+    first, last = done.stdout.splitlines()
+    assert first.startswith("web/b1: drain, reset in ") and last.startswith("web/b1: "), done.stdout
     wait_until(lambda: balancer.backend("web", "b1")["flows_active"] == 0, "every client of it has been told", 20.0)
     results = clients.finish()
     assert sorted(c["backends"] for c in results if c["error"]) == [["b1"]] * on_b1

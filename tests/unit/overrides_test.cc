@@ -2,6 +2,7 @@
 #include "controlplane/overrides.h"
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -107,6 +108,57 @@ TEST(Overrides, AddAndRemoveServices) {
   EXPECT_EQ(faults[0].key, (OverrideKey{"taken", ""}));
 }
 
+Override drained(uint64_t reset_at_ns, uint64_t reset_after_ms) {
+  Override entry;
+  entry.admin = Admin::drain;
+  entry.reset = ResetDeadline{reset_at_ns, reset_after_ms};
+  return entry;
+}
+
+// Proves that who is to be reset is known whatever becomes of the overrides, and read from disk only of who
+// drains.
+TEST(Overrides, KnowWhoIsToBeReset) {
+  using Keys = std::set<OverrideKey>;
+  Overrides overrides;
+  overrides.set({"web", "b1"}, drained(5, 1));
+  overrides.set({"web", "b2"}, drained(6, 1));
+  overrides.set({"dns", "b1"}, drained(7, 1));
+  overrides.set({"web", "b3"}, removed());
+  EXPECT_EQ(overrides.to_reset(), (Keys{{"dns", "b1"}, {"web", "b1"}, {"web", "b2"}}));
+  overrides.set({"web", "b1"}, removed());
+  overrides.set({"web", "b2"}, {});
+  EXPECT_EQ(overrides.to_reset(), (Keys{{"dns", "b1"}}));
+  overrides.forget_service("dns");
+  EXPECT_TRUE(overrides.to_reset().empty());
+  std::vector<std::string> faults;
+  const Overrides read = Overrides::from_json(json::parse(R"({"override":[
+      {"service":"web","backend":"b1","admin":"migrate","reset_at_ns":5,"reset_after_ms":1},
+      {"service":"web","backend":"b2","admin":"ready","reset_at_ns":5,"reset_after_ms":1},
+      {"service":"web","backend":"b3","reset_at_ns":5,"reset_after_ms":1},
+      {"service":"web","backend":"b4","admin":"drain","reset_at_ns":5}]})"),
+                                              faults);
+  EXPECT_TRUE(faults.empty());
+  EXPECT_EQ(read.to_reset(), (Keys{{"web", "b1"}}));
+}
+
+// Proves that a deadline holds over a restart, and after a reboot, when the clock began anew, is neither
+// farther than was asked for nor ever early, and does not go farther with each restart.
+TEST(Overrides, ADeadlineIsNeverLateByMoreThanAReboot) {
+  constexpr uint64_t kS = 1'000'000'000, kAfterMs = 300'000;
+  const OverrideKey b1{"web", "b1"};
+  Overrides overrides;
+  overrides.set(b1, drained(10'000 * kS + 300 * kS, kAfterMs));
+  const auto at_s = [&] { return overrides.find(b1)->reset->at_ns / kS; };
+  overrides.bound_resets(10'200 * kS);  // a restart
+  EXPECT_EQ(at_s(), 10'300u);
+  overrides.bound_resets(99'999 * kS);  // long after it
+  EXPECT_EQ(at_s(), 10'300u);
+  overrides.bound_resets(20 * kS);  // a reboot
+  EXPECT_EQ(at_s(), 320u);
+  overrides.bound_resets(200 * kS);
+  EXPECT_EQ(at_s(), 320u);
+}
+
 // Proves that what is written down is what is read again, for every kind of override.
 TEST(Overrides, GoThroughJson) {
   Overrides overrides;
@@ -117,6 +169,7 @@ TEST(Overrides, GoThroughJson) {
   all.admin = Admin::maint;
   overrides.set({"web", "b1"}, all);
   overrides.set({"web", "b2"}, removed());
+  overrides.set({"web", "b3"}, drained(UINT64_MAX / 2, 300'000));
   Override off;
   off.enabled = false;
   overrides.set({"web", ""}, off);
