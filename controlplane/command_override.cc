@@ -184,9 +184,14 @@ void service_add(Daemon& daemon, const json& request, uint64_t received_ns, cons
   response["service"] = name;
   edit_overrides(
       daemon, {name, ""},
-      [&daemon, name, definition = *service](Overrides& overrides) {
+      [&daemon, name, added = read.config->services.front(), definition = *service](Overrides& overrides) {
         const bool exists = overrides.services().contains(name) || files_have(daemon, {name, ""});
         if (exists) return fmt::format("there is a service '{}' already", name);
+        // Here, and not only when it is laid over: of two that exclude each other that would take the first
+        // by name, whichever is in force.
+        std::vector<OverrideFault> none;
+        const Config now = Configuration::effective(daemon.configuration().version(), overrides, none);
+        if (std::string why = why_no_place(now, added); !why.empty()) return why;
         overrides.add_service(name, definition);
         return std::string();
       },

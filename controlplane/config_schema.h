@@ -9,10 +9,12 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "controlplane/config.h"
 #include "controlplane/overrides.h"
 #include "controlplane/toml_reader.h"
+#include "src/result.h"
 
 namespace sluice {
 
@@ -98,7 +100,11 @@ void read_session_tables(TableReader& service, const SessionTables& tables, Sess
 // What must hold between these and the service's other timeouts; `sets_idle`: idle_timeout.session is given.
 // Fills in what follows from them.
 void check_session(const TableReader& service, bool sets_idle, ServiceConfig& config);
-// And between the services of a group; `firsts` has the first of each.
+// Does it share its sessions with others?
+bool is_in_group(const ServiceConfig& config);
+// What keeps two services of one group from sharing their sessions.
+std::vector<Error> group_faults(const ServiceConfig& config, const ServiceConfig& first);
+// That, of the services of all groups; `firsts` has the first of each.
 void check_group(const TableReader& service, const ServiceConfig& config,
                  std::map<std::string, ServiceConfig>& firsts);
 

@@ -97,14 +97,13 @@ void check_session(const TableReader& service, bool sets_idle, ServiceConfig& co
   }
 }
 
-void check_group(const TableReader& service, const ServiceConfig& config,
-                 std::map<std::string, ServiceConfig>& firsts) {
-  const std::string& group = config.session.group;
-  if (group.empty() || !has_sessions(config.affinity)) return;
-  const auto [place, is_first] = firsts.emplace(group, config);
-  if (is_first) return;
-  const ServiceConfig& first = place->second;
-  const std::string both = "'" + config.name + "' and '" + first.name + "' of group '" + group + "'";
+bool is_in_group(const ServiceConfig& config) {
+  return !config.session.group.empty() && has_sessions(config.affinity);
+}
+
+std::vector<Error> group_faults(const ServiceConfig& config, const ServiceConfig& first) {
+  const std::string both =
+      "'" + config.name + "' and '" + first.name + "' of group '" + config.session.group + "'";
   const auto names = [](const ServiceConfig& of) {
     const SessionConfig& session = of.session;
     return std::tuple(of.affinity, session.prefix_v4, session.prefix_v6, session.key_offset,
@@ -113,15 +112,28 @@ void check_group(const TableReader& service, const ServiceConfig& config,
   const auto times = [](const ServiceConfig& of) {
     return std::tuple(of.session.idle_s, of.session.life_s, of.policy.on_failure);
   };
-  const Position where = service.where("group");
+  std::vector<Error> faults;
   if (names(config) != names(first)) {
-    service.sink().error(where, both + " name their sessions differently",
-                         "give them the same affinity, prefix and key");
+    faults.push_back(
+        {both + " name their sessions differently", "give them the same affinity, prefix and key"});
   }
   if (times(config) != times(first)) {
-    service.sink().error(where, both + " treat their sessions differently",
-                         "give them the same idle_timeout.session, max_lifetime and on_failure");
+    faults.push_back({both + " treat their sessions differently",
+                      "give them the same idle_timeout.session, max_lifetime and on_failure"});
   }
+  return faults;
+}
+
+void check_group(const TableReader& service, const ServiceConfig& config,
+                 std::map<std::string, ServiceConfig>& firsts) {
+  const std::string& group = config.session.group;
+  if (!is_in_group(config)) return;
+  const auto [place, is_first] = firsts.emplace(group, config);
+  if (is_first) return;
+  const ServiceConfig& first = place->second;
+  const Position where = service.where("group");
+  for (const Error& fault : group_faults(config, first))
+    service.sink().error(where, fault.what, fault.remedy);
   const auto backends = [](const ServiceConfig& of) {
     std::set<std::string> backend_names;
     for (const BackendConfig& backend : of.backends) {
@@ -130,9 +142,10 @@ void check_group(const TableReader& service, const ServiceConfig& config,
     return backend_names;
   };
   if (backends(config) != backends(first)) {
-    service.sink().warning(where, both +
-                                      " have backends of different names: clients of one that the other does "
-                                      "not have are chosen anew there");
+    service.sink().warning(where,
+                           "'" + config.name + "' and '" + first.name + "' of group '" + group +
+                               "' have backends of different names: clients of one that the other does "
+                               "not have are chosen anew there");
   }
 }
 

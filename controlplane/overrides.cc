@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "controlplane/admin_names.h"
+#include "controlplane/config_schema.h"
 #include "src/wire.h"
 
 namespace sluice {
@@ -141,25 +143,37 @@ Override not_overtaken(const ServiceConfig& service, const OverrideKey& key, Ove
   return entry;
 }
 
-std::string add_service(Config& config, const std::string& name, const json& object) {
-  if (find_named(config.services, name) != config.services.end())
-    return fmt::format("there is a service '{}' already", name);
+std::string add_service(Config& config, const json& object) {
   const json document = {{"service", json::array({object})}};
   ConfigResult read =
       parse_config(document.dump(-1, ' ', false, json::error_handler_t::replace), "added.json");
   if (!read.config) return read.errors.front().message;
   ServiceConfig& added = read.config->services.front();
-  for (const ServiceConfig& other : config.services) {
-    if (other.vip == added.vip && other.port == added.port && other.protocol == added.protocol) {
-      return fmt::format("{} has {} port {} ({}) already", other.name, other.vip.text(), other.port,
-                         other.protocol == wire::kProtoUdp ? "udp" : "tcp");
-    }
-  }
+  if (std::string why = why_no_place(config, added); !why.empty()) return why;
   config.services.push_back(std::move(added));
   return "";
 }
 
 }  // namespace
+
+std::string why_no_place(const Config& config, const ServiceConfig& added) {
+  bool is_first = true;  // of its group
+  for (const ServiceConfig& other : config.services) {
+    if (other.name == added.name) return fmt::format("there is a service '{}' already", added.name);
+    if (other.vip == added.vip && other.port == added.port && other.protocol == added.protocol) {
+      return fmt::format("{} has {} port {} ({}) already", other.name, other.vip.text(), other.port,
+                         other.protocol == wire::kProtoUdp ? "udp" : "tcp");
+    }
+    const bool is_same =
+        is_in_group(added) && is_in_group(other) && other.session.group == added.session.group;
+    if (!is_same || !std::exchange(is_first, false)) continue;
+    std::string why;
+    for (const Error& fault : group_faults(added, other))
+      why += fmt::format("{}{}: {}", why.empty() ? "" : "; ", fault.what, fault.remedy);
+    if (!why.empty()) return why;
+  }
+  return "";
+}
 
 const Override* Overrides::find(const OverrideKey& key) const {
   const auto found = entries_.find(key);
@@ -253,7 +267,7 @@ void lay_over(Config& config, const Overrides& overrides, std::vector<OverrideFa
     if (!fault.empty()) faults.push_back({key, std::move(fault)});
   };
   for (const auto& [name, service] : overrides.services())
-    told({name, ""}, add_service(config, name, service));
+    told({name, ""}, add_service(config, service));
   std::unordered_map<std::string, size_t> places;
   for (size_t i = 0; i < config.services.size(); i++)
     places.emplace(config.services[i].name, i);

@@ -90,6 +90,9 @@ class Overrides {
   std::set<OverrideKey> to_reset_;
 };
 
+// Why this service cannot stand beside those of `config`: its name, its VIP, its group. Empty: it can.
+std::string why_no_place(const Config& config, const ServiceConfig& added);
+
 struct OverrideFault {
   OverrideKey key;
   std::string why;

@@ -483,6 +483,28 @@ def test_removals_at_once_do_not_cross_min_healthy_together(control):
     assert sorted(codes) == [0, FAILURE, FAILURE] and len(weights(control)) == 2
 
 
+def test_a_service_is_added_only_where_it_fits(control):
+    """What `sluice check` refuses is refused at run time, too, and nobody who is there has to go for it."""
+    shop = 'forward = "ipip"\naffinity = "client"\ngroup = "shop"'
+    control.config_path.write_text(config().replace('forward = "ipip"', shop))
+    control.cli("reload")
+    control.cli("service", "add", write(control, "dns.toml", SECOND_SERVICE))
+
+    def names():
+        return [s["name"] for s in control.json("show", "services")["services"]]
+    tls = config().replace("web", "tls").replace("port = 80", "port = 443")
+    for text, words in (
+            (SECOND_SERVICE.replace("dns", "a-dns"), "dns has 203.0.113.53 port 53 (udp) already"),
+            (SECOND_SERVICE, "there is a service 'dns' already"),
+            (tls.replace('forward = "ipip"', shop.replace('"client"', '"prefix"')),
+             "'tls' and 'web' of group 'shop' name their sessions differently")):
+        refused = control.cli("service", "add", write(control, "added.toml", text), check=False)
+        assert refused.returncode == FAILURE and words in refused.stderr, refused
+        assert names() == ["web", "dns"]
+    control.cli("service", "add", write(control, "added.toml", tls.replace('forward = "ipip"', shop)))
+    assert names() == ["web", "dns", "tls"]
+
+
 def test_a_backend_of_an_added_service_is_removed(control):
     control.cli("service", "add", write(control, "added.toml", SECOND_SERVICE + """
   [[service.backend]]

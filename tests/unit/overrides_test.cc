@@ -108,6 +108,36 @@ TEST(Overrides, AddAndRemoveServices) {
   EXPECT_EQ(faults[0].key, (OverrideKey{"taken", ""}));
 }
 
+// Proves that a service of a group is refused for what `sluice check` refuses it for.
+TEST(Overrides, AnAddedServiceFitsItsGroup) {
+  const ConfigResult read =
+      parse_config(service_with("affinity = \"client\"\ngroup = \"shop\"") + backend("b1", "10.0.1.11"), "f");
+  ASSERT_TRUE(read.config) << all_texts(read.errors);
+  const auto fault_of = [&](const json& differs) {
+    json service = {{"name", "tls"},     {"vip", "203.0.113.10"},
+                    {"port", 443},       {"protocol", "tcp"},
+                    {"forward", "ipip"}, {"affinity", "client"},
+                    {"group", "shop"},   {"backend", {{{"name", "b1"}, {"address", "10.0.1.11"}}}}};
+    service.update(differs);
+    Overrides overrides;
+    overrides.add_service("tls", service);
+    Config config = *read.config;
+    std::vector<OverrideFault> faults;
+    lay_over(config, overrides, faults);
+    EXPECT_EQ(config.services.size(), faults.empty() ? 2u : 1u);
+    return faults.empty() ? "" : faults.front().why;
+  };
+  EXPECT_EQ(fault_of(json::object()), "");
+  EXPECT_EQ(fault_of({{"affinity", "prefix"}, {"prefix", {{"v4", 20}}}}),
+            "'tls' and 'web' of group 'shop' name their sessions differently: give them the same affinity, "
+            "prefix and key");
+  EXPECT_EQ(fault_of({{"max_lifetime", "3h"}}),
+            "'tls' and 'web' of group 'shop' treat their sessions differently: give them the same "
+            "idle_timeout.session, max_lifetime and on_failure");
+  EXPECT_EQ(fault_of({{"affinity", "connection"}}), "") << "without sessions there is no group";
+  EXPECT_EQ(fault_of({{"affinity", "prefix"}, {"group", "other"}}), "");
+}
+
 Override drained(uint64_t reset_at_ns, uint64_t reset_after_ms) {
   Override entry;
   entry.admin = Admin::drain;
