@@ -118,11 +118,9 @@ int tell_faults(const std::string& file, std::vector<SessionFileFault> faults, i
 }
 
 json request_of(const Arguments& arguments, const SessionFileHeader& header, const Contents& contents) {
-  json request = {{"cmd", "session.import"},
-                  {"secret", header.secret},
-                  {"services", header.services},
-                  {"skip_unknown", arguments.skip_unknown},
-                  {"backends", json::array()}};
+  json request = {{"cmd", "session.import"},     {"secret", header.secret},
+                  {"services", header.services}, {"skip_unknown", arguments.skip_unknown},
+                  {"total", contents.sessions},  {"backends", json::array()}};
   for (const Contents::Path& path : contents.by_index)
     request["backends"].push_back({path.first, path.second});
   return request;
@@ -167,12 +165,12 @@ class Sender {
     const uint64_t rest_s = s.kind == SessionKind::learnt
                                 ? s.rest_s + elapsed_s_
                                 : s.rest_s - std::min<uint64_t>(s.rest_s, elapsed_s_);
+    if (rows_.size() >= kRowsAtOnce) send(true);
     rows_.push_back({found->second.index, fmt::format("{:016x}", s.hash), static_cast<uint32_t>(s.kind),
                      rest_s, s.age_s + elapsed_s_});
-    if (rows_.size() >= kRowsAtOnce) send();
   }
   int finish() {
-    if (!rows_.empty()) send();
+    if (!rows_.empty()) send(false);
     return code_;
   }
   uint64_t sum(const char* name) const {
@@ -182,8 +180,9 @@ class Sender {
   const std::map<std::string, uint64_t>& sums() const { return sums_; }
 
  private:
-  void send() {
+  void send(bool has_more) {
     json request = request_;
+    request["more"] = has_more;
     request["sessions"] = std::exchange(rows_, json::array());
     const int code = answer(arguments_, std::move(request), [&](const json& response) {
       for (const auto& [name, value] : response.items()) {

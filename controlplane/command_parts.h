@@ -23,9 +23,9 @@ struct Command {
   std::string_view name;
   // Answers by `reply`, now or later, exactly once.
   void (*run)(Daemon&, const nlohmann::json& request, uint64_t received_ns, const Reply& reply);
-  // Who may use it. What an administrator does is audited: the name, the request's arguments, and of the
-  // answer its generation, "before" and "after" (anything that shows what the command changed), or its error.
+  // Who may use it. What an administrator does is audited (audit.h).
   Role needs = Role::admin;
+  bool in_parts = false;  // may come in many requests, with "more": true in all but the last
 };
 std::span<const Command> show_commands();          // command_show.cc
 std::span<const Command> event_commands();         // command_events.cc

@@ -257,7 +257,7 @@ void import_sessions(Daemon& daemon, const json& request, uint64_t, const Reply&
 
 constexpr std::array kCommands = {
     Command{"session.export", export_sessions, Role::read},
-    Command{"session.import", import_sessions},
+    Command{"session.import", import_sessions, Role::admin, /*in_parts=*/true},
 };
 
 }  // namespace

@@ -9,15 +9,19 @@
 //   show.flows        [service [backend]] [list]       backends: [...] by state; flows: [...], `list` of them
 //   show.events       [kind] [service] [last]          events: [...]; kind and service with * and ?
 //   watch             [kind] [service]                 a line for each event; ends when the client goes
-//   session.show      [service [key]] [backend] [pinned] [limit]   sessions: [...], backends: [...] with
-//   their counts session.pin       service key backend [ttl_s]      before after session.unpin     service
-//   key                      before after session.export    [service]                        lines with
-//   sessions (command_session_file.cc) session.import    secret services backends sessions [skip_unknown], or
-//   dry_run   the counts, or faults: [...] backend.admin     service backend admin            generation
-//   changed workers acknowledged ack_us note backend.weight    service backend weight           the same; the
-//   override lasts until the file's weight changes reload                                             the
-//   same, warnings: [text]; errors: error and diagnostics explain           protocol client vip [key]
-//   (explain.h)
+//   session.show      [service [key]] [backend]        sessions: [...], backends: [...] with their counts
+//                     [pinned] [limit]
+//   session.pin       service key backend [ttl_s]      before after
+//   session.unpin     service key                      before after
+//   session.export    [service]                        lines with sessions (command_session_file.cc)
+//   session.import    secret services backends         the counts, or of a dry run faults: [...]
+//                     sessions [skip_unknown]
+//                     [more], or dry_run
+//   backend.admin     service backend admin            generation changed workers acknowledged ack_us note
+//                     [reset_after_ms]                 [reset_in_s]: the seconds until then, of each backend
+//   backend.weight    service backend weight           the same; lasts until the file's weight changes
+//   reload                                             the same, warnings: [text]; errors: error and diagnostics
+//   explain           protocol client vip [key]        (explain.h)
 //   rebalance         service [over_s] [max_moves] [rate] [reset]   lines with progress; command_rebalance.cc
 //   rebalance.plan    service [over_s] [max_moves] [reset]          the same, and nothing is moved
 //

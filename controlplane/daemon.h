@@ -24,6 +24,7 @@
 #include <boost/asio/thread_pool.hpp>
 #include <nlohmann/json.hpp>
 
+#include "controlplane/audit.h"
 #include "controlplane/backend_index.h"
 #include "controlplane/clock_watch.h"
 #include "controlplane/config.h"
@@ -72,6 +73,7 @@ class Daemon {
   Rollout& rollout() { return *rollout_; }
   const Rollout& rollout() const { return *rollout_; }
   Events& events() { return events_; }
+  Audit& audit() { return audit_; }
   HealthChecker& checker() { return *checker_; }
   const HealthChecker& checker() const { return *checker_; }
   const Interfaces& interfaces() const { return *interfaces_; }
@@ -195,6 +197,7 @@ class Daemon {
   const DaemonOptions options_;
   const uint64_t started_ns_;
   Events events_;
+  Audit audit_{io_, events_};
   boost::asio::thread_pool disk_{1};
   std::unique_ptr<Configuration> configuration_;
   std::unique_ptr<StateFile> health_file_;
