@@ -35,10 +35,11 @@ void add_pin(CLI::App& session, Arguments& arguments, Action& action) {
   pin->add_option("SERVICE", arguments.service)->required();
   pin->add_option("KEY", arguments.key, kKeyHelp)->required();
   pin->add_option("BACKEND", arguments.target)->required();
+  pin->add_flag("--force", arguments.force, "although the backend has max_sessions already");
   pin->add_option("--ttl", arguments.ttl, "for so long, 90s, 10m or 12h; without: until it is unpinned");
   pin->callback([&, pin] {
     action = [&, pin] {
-      json request = {{"cmd", "session.pin"}, {"backend", arguments.target}};
+      json request = {{"cmd", "session.pin"}, {"backend", arguments.target}, {"force", arguments.force}};
       if (pin->count("--ttl") != 0) {
         const auto ttl = parse_time(arguments.ttl);
         if (!ttl || ttl->count() % 1000 != 0)

@@ -120,27 +120,39 @@ int tell_faults(const std::string& file, std::vector<SessionFileFault> faults, i
 json request_of(const Arguments& arguments, const SessionFileHeader& header, const Contents& contents) {
   json request = {{"cmd", "session.import"},     {"secret", header.secret},
                   {"services", header.services}, {"skip_unknown", arguments.skip_unknown},
-                  {"total", contents.sessions},  {"backends", json::array()}};
+                  {"force", arguments.force},    {"total", contents.sessions},
+                  {"backends", json::array()}};
   for (const Contents::Path& path : contents.by_index)
     request["backends"].push_back({path.first, path.second});
   return request;
 }
 
+struct Checked {
+  uint64_t unknown = 0;
+  uint64_t beyond = 0;  // as many as may find their backend full
+};
+
 // Asks sluiced what it does not know. The exit code, when that is the end.
 std::optional<int> check(const Arguments& arguments, json request, const Contents& contents,
-                         uint64_t& unknown) {
+                         Checked& checked) {
   request["dry_run"] = true;
-  json faults;
+  json faults, room;
   const int code = answer(arguments, std::move(request), [&](const json& response) {
     faults = response.at("faults");
+    room = response.at("room");
     return kExitOk;
   });
   if (code != kExitOk) return code;
+  for (const auto& [path, lines] : contents.backends) {
+    const json& left = room.at(lines.index);
+    if (!arguments.force && left.is_number())
+      checked.beyond += lines.count - std::min(lines.count, left.get<uint64_t>());
+  }
   std::vector<SessionFileFault> told;
   for (const json& fault : faults) {
     const Contents::Lines& lines =
         contents.backends.at(contents.by_index.at(fault.at("index").get<size_t>()));
-    unknown += lines.count;
+    checked.unknown += lines.count;
     const auto remedy = fault.at("remedy").get<std::string>();
     told.push_back({lines.first, fault.at("error").get<std::string>() +
                                      (remedy.empty() ? "" : ": " + remedy) +
@@ -212,11 +224,13 @@ int import_sessions(const Arguments& arguments) {
   }
   if (!first->faults.empty()) return tell_faults(arguments.file, first->faults, kExitParse);
   const json request = request_of(arguments, first->header, contents);
-  uint64_t unknown = 0;
-  if (const std::optional<int> end = check(arguments, request, contents, unknown)) return *end;
+  Checked checked;
+  if (const std::optional<int> end = check(arguments, request, contents, checked)) return *end;
   if (arguments.dry_run) {
-    print(fmt::format("{} of {} sessions would be imported, {} are of unknown backends\n",
-                      contents.sessions - unknown, contents.sessions, unknown));
+    print(fmt::format(
+        "{} of {} sessions would be imported, {} are of unknown backends{}\n",
+        contents.sessions - checked.unknown, contents.sessions, checked.unknown,
+        checked.beyond == 0 ? "" : fmt::format("; up to {} would find their backend full", checked.beyond)));
     return kExitOk;
   }
   const uint64_t now_s = wall_clock_s();
@@ -232,14 +246,19 @@ int import_sessions(const Arguments& arguments) {
   } else {
     print(fmt::format(
         "{} sessions: {} made, {} pins in place of what was learnt, {} were there already, {} are over, {} "
-        "of unknown backends, {} without a place\n",
+        "of unknown backends, {} without a place, {} of full backends\n",
         contents.sessions, sender.sum("made"), sender.sum("replaced"), sender.sum("kept"), sender.sum("over"),
-        sender.sum("unknown") + sender.sum("gone"), sender.sum("no_place")));
+        sender.sum("unknown") + sender.sum("gone"), sender.sum("no_place"), sender.sum("full")));
   }
   if (code != kExitOk) return code;
   const bool is_same = second && second->faults.empty();
   if (!is_same) complain({arguments.file + " changed while it was imported", "import it again"});
-  return is_same && sender.sum("no_place") + sender.sum("not_known") == 0 ? kExitOk : kExitFailure;
+  if (sender.sum("full") != 0) {
+    complain({fmt::format("{} sessions were refused: their backends have max_sessions", sender.sum("full")),
+              "more room, or import again with --force if that is meant"});
+  }
+  return is_same && sender.sum("no_place") + sender.sum("not_known") + sender.sum("full") == 0 ? kExitOk
+                                                                                               : kExitFailure;
 }
 
 }  // namespace
@@ -255,6 +274,7 @@ void add_session_file(CLI::App& session, Arguments& arguments, Action& action) {
       session.add_subcommand("import", "makes the sessions of an export, unless they are there; all or none");
   in->add_option("FILE", arguments.file)->required();
   in->add_flag("--dry-run", arguments.dry_run, "only says whether it could, and what is wrong");
+  in->add_flag("--force", arguments.force, "also those whose backend has max_sessions already");
   in->add_flag("--skip-unknown", arguments.skip_unknown,
                "leaves out those of services and backends that are not here");
   in->callback([&] { action = [&] { return import_sessions(arguments); }; });

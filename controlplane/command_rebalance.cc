@@ -20,6 +20,7 @@
 #include <fmt/format.h>
 
 #include "controlplane/command_parts.h"
+#include "controlplane/counters.h"
 #include "controlplane/message.h"
 #include "controlplane/rebalance.h"
 #include "controlplane/session_registry.h"
@@ -108,8 +109,7 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
       const uint64_t packets = totals(stats, backend.id).packets;
       const auto before = packets_before_.find(backend.id);
       activity.packets = before == packets_before_.end() ? 0 : packets - before->second;
-      if (const uint32_t most = backend.config.max_sessions; most != 0)
-        activity.room = most - std::min<uint64_t>(most, sessions_active(stats, backend.id));
+      activity.room = session_room(daemon_, backend);
       positions_[backend.id] = activities_.size();
       activities_.push_back(activity);
       of_.push_back({backend.config.name, flows_active(stats, backend.id), 0, 0});

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "controlplane/command_parts.h"
+#include "controlplane/counters.h"
 #include "controlplane/message.h"
 #include "controlplane/report.h"
 #include "controlplane/session_registry.h"
@@ -273,6 +274,10 @@ json ttl_of(const json& request, std::optional<uint32_t>& ttl_s) {
                                                       limits::kSessionTimeMax / 3600)});
 }
 
+std::optional<SessionValue> value_of(const std::optional<SessionSeen>& seen) {
+  return seen ? std::optional(seen->session) : std::nullopt;
+}
+
 void pin(Daemon& daemon, const json& request, uint64_t, const Reply& reply) {
   const auto service = text_of(request, "service"), key = text_of(request, "key"),
              backend_name = text_of(request, "backend");
@@ -293,6 +298,15 @@ void pin(Daemon& daemon, const json& request, uint64_t, const Reply& reply) {
   command.backend = (*backend)->id;
   command.session = ttl_s ? SessionKind::pinned_until : SessionKind::pinned;
   command.last_s = (now_s + ttl_s.value_or(0)) & kSessionTimeMask;
+  const bool forced = request.value("force", json(false)) == json(true);
+  if (!forced && session_room(daemon, **backend) == 0 &&
+      makes_one_more(command, value_of(look_up(daemon, named->hash)))) {
+    return reply(error_response(
+        kCodeFailed,
+        {fmt::format("{} has as many sessions as it may: max_sessions is {}", *backend_name,
+                     (*backend)->config.max_sessions),
+         "another backend (sluice show backends has how many each has), or --force if that is meant"}));
+  }
   json response = ok_response();
   response["hash"] = fmt::format("{:016x}", named->hash);
   response["after"] = session_text({command.backend, command.session, 0, command.last_s, 0},

@@ -2,14 +2,17 @@
 //
 // session.export answers in lines: {"v", "secret", "services": {name: fingerprint}}, then any number of
 // {"v", "sessions": [[service, backend, hash, kind, rest_s, age_s], ...]}. session.import takes them with the
-// backend as a position in its "backends": [[service, backend], ...].
+// backend as a position in its "backends": [[service, backend], ...]. A dry run takes none, and says of each
+// of "backends" how many sessions more it may have: "room", null for as many as come.
 #include <array>
 #include <charconv>
+#include <map>
 #include <memory>
 
 #include <fmt/format.h>
 
 #include "controlplane/command_parts.h"
+#include "controlplane/counters.h"
 #include "controlplane/message.h"
 #include "controlplane/report.h"
 #include "controlplane/session_registry.h"
@@ -119,6 +122,7 @@ void export_sessions(Daemon& daemon, const json& request, uint64_t, const Reply&
 // The backends that a request names, and what is wrong with each that is not here.
 struct Named {
   std::vector<std::optional<BackendId>> ids;
+  std::map<BackendId, uint64_t> room;  // of those that have a limit
   json faults = json::array();
 };
 
@@ -144,7 +148,9 @@ Named named_backends(const Daemon& daemon, const json& request) {
     } else if (!place) {
       fault(no_such_backend(daemon.model(), service_name, backend));
     } else {
-      named.ids.emplace_back(daemon.model().backend(*place).id);
+      const Backend& known = daemon.model().backend(*place);
+      named.ids.emplace_back(known.id);
+      if (known.config.max_sessions != 0) named.room[known.id] = session_room(daemon, known);
     }
   }
   return named;
@@ -201,6 +207,45 @@ std::optional<CommandEntry> command_of(const Row& row, BackendId backend, const 
   return command;
 }
 
+// Takes no more than there is room for.
+class Rooms {
+ public:
+  Rooms(const Daemon& daemon, std::map<BackendId, uint64_t> room, uint32_t now_s)
+      : room_(std::move(room)), tables_(daemon.publisher().current()), now_s_(now_s) {
+    if (room_.empty()) return;
+    Result<SessionRegistry> registry =
+        SessionRegistry::open(daemon.options().directory, daemon.publisher().header().incarnation);
+    if (registry) registry_.emplace(std::move(*registry));
+  }
+
+  bool take(const CommandEntry& command) {
+    const auto left = room_.find(command.backend);
+    if (left == room_.end() || !registry_) return true;
+    std::optional<SessionValue> there;
+    if (const auto seen = registry_->find(command.hash); seen && is_in_force(seen->session, tables_, now_s_))
+      there = seen->session;
+    if (!makes_one_more(command, there)) return true;
+    if (left->second == 0) return false;
+    left->second--;
+    return true;
+  }
+
+ private:
+  std::map<BackendId, uint64_t> room_;
+  const TablesView tables_;
+  const uint32_t now_s_;
+  std::optional<SessionRegistry> registry_;
+};
+
+json room_of_each(const Named& named) {
+  json out = json::array();
+  for (const std::optional<BackendId>& id : named.ids) {
+    const auto room = id ? named.room.find(*id) : named.room.end();
+    out.push_back(room == named.room.end() ? json() : json(room->second));
+  }
+  return out;
+}
+
 void import_sessions(Daemon& daemon, const json& request, uint64_t, const Reply& reply) {
   const auto refuse = [&](const char* code, const Error& error) { reply(error_response(code, error)); };
   if (!is_list_of_pairs(request))
@@ -215,13 +260,16 @@ void import_sessions(Daemon& daemon, const json& request, uint64_t, const Reply&
   json response = ok_response();
   if (request.value("dry_run", json(false)) == json(true)) {
     response["faults"] = named.faults;
+    response["room"] = room_of_each(named);
     return reply(response);
   }
   if (!named.faults.empty() && request.value("skip_unknown", json(false)) != json(true))
     return refuse(kCodeNotFound, {named.faults[0]["error"], named.faults[0]["remedy"]});
   std::vector<CommandEntry> commands;
-  uint64_t over = 0, unknown = 0;
+  uint64_t over = 0, unknown = 0, full = 0;
   const uint32_t now_s = session_now_s();
+  const bool forced = request.value("force", json(false)) == json(true);
+  Rooms rooms(daemon, forced ? std::map<BackendId, uint64_t>() : named.room, now_s);
   for (const json& json_row : request.value("sessions", json::array())) {
     Row row{};
     if (!read_row(json_row, row) || row.backend >= named.ids.size())
@@ -229,22 +277,26 @@ void import_sessions(Daemon& daemon, const json& request, uint64_t, const Reply&
     const std::optional<BackendId> backend = named.ids[row.backend];
     if (!backend) {
       unknown++;
-    } else if (const auto command = command_of(row, *backend, tables, now_s)) {
-      commands.push_back(*command);
-    } else {
+    } else if (const auto command = command_of(row, *backend, tables, now_s); !command) {
       over++;
+    } else if (!rooms.take(*command)) {
+      full++;
+    } else {
+      commands.push_back(*command);
     }
   }
   response["over"] = over;
   response["unknown"] = unknown;
+  response["full"] = full;
   daemon.worker_commands().run(
-      std::move(commands), [reply, response](const WorkerCommands::Outcome& outcome) mutable {
+      std::move(commands), [reply, response, full](const WorkerCommands::Outcome& outcome) mutable {
         const auto count = [&](CommandResult result) { return outcome.count(result); };
         json after = {
             {"made", count(CommandResult::made)},
             {"replaced", count(CommandResult::changed)},
             {"kept", count(CommandResult::other) + count(CommandResult::repeated)},
             {"no_place", count(CommandResult::no_place)},
+            {"full", full},
             {"gone", count(CommandResult::gone)},
             {"not_known", count(CommandResult::none) + count(CommandResult::stale) + outcome.under_way}};
         if (!outcome.is_whole()) response = error_response(kCodeFailed, outcome.fault);

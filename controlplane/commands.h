@@ -12,11 +12,12 @@
 //   session.show      [service [key]] [backend]        sessions: [...], backends: [...] with their counts
 //                     [pinned] [limit]
 //   session.pin       service key backend [ttl_s]      before after
+//                     [force]
 //   session.unpin     service key                      before after
 //   session.export    [service]                        lines with sessions (command_session_file.cc)
 //   session.import    secret services backends         the counts, or of a dry run faults: [...]
 //                     sessions [skip_unknown]
-//                     [more], or dry_run
+//                     [force] [more], or dry_run
 //   backend.admin     service backend admin            generation changed workers acknowledged ack_us note
 //                     [reset_after_ms]                 [reset_in_s]: the seconds until then, of each backend
 //   backend.weight    service backend weight           the same; lasts until the file's weight changes

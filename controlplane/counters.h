@@ -69,6 +69,13 @@ inline BackendSums sums_of(const Daemon& daemon, const Backend& backend) {
           less_base(sums.flows, cold.base_flows), sums.flows_active, not_below_0(sums.sessions_active)};
 }
 
+// How many sessions more it may have (max_sessions); UINT64_MAX: as many as come. What others make at this
+// instant is not in it.
+inline uint64_t session_room(const Daemon& daemon, const Backend& backend) {
+  const uint64_t most = backend.config.max_sessions;
+  return most == 0 ? UINT64_MAX : most - std::min(most, sums_of(daemon, backend).sessions_active);
+}
+
 // Over all workers.
 struct SessionSums {
   uint64_t active = 0, made = 0, moved = 0, ended = 0, full = 0, keyless = 0;

@@ -99,6 +99,13 @@ bool is_in_force(const SessionValue& session, const TablesView& tables, uint32_t
          !is_over(session, tables.service(backend.service), now_s);
 }
 
+bool makes_one_more(const CommandEntry& command, const std::optional<SessionValue>& there) {
+  if (!there) return true;
+  const bool stays = command.kind == CommandKind::import &&
+                     (is_pinned(there->kind) || command.session == SessionKind::learnt);
+  return !stays && there->backend != command.backend;
+}
+
 uint32_t session_now_s() {
   return static_cast<uint32_t>(monotonic_ns() / 1'000'000'000);
 }

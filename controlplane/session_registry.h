@@ -12,6 +12,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "src/commands_layout.h"
 #include "src/flow_layout.h"
 #include "src/result.h"
 #include "src/session_layout.h"
@@ -38,6 +39,9 @@ nlohmann::json report_session(const SessionSeen& seen, const TablesView& tables,
 std::string session_text(const SessionValue& session, const TablesView& tables, uint32_t now_s);
 // Of a backend that is configured, and not over?
 bool is_in_force(const SessionValue& session, const TablesView& tables, uint32_t now_s);
+
+// Does a pin or an import give its backend one session more? `there`: what is in force of this hash.
+bool makes_one_more(const CommandEntry& command, const std::optional<SessionValue>& there);
 
 // CLOCK_MONOTONIC.
 uint32_t session_now_s();

@@ -22,10 +22,10 @@ HTTP = "127.0.0.1:9095"
 class Connection:
     """To the control socket, which is no part of any network namespace."""
 
-    def __init__(self):
+    def __init__(self, path=SOCKET):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(60)
-        self.socket.connect(SOCKET)
+        self.socket.connect(str(path))
         self.lines = self.socket.makefile("rb")
 
     def send(self, **request):

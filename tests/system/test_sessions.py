@@ -2,6 +2,7 @@
 them as it says."""
 
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from fabric import BACKENDS, VIPS4
 from lab import wait_until
 from sluice import HEALTH, on_fabric, service
-from test_interfaces import samples
+from test_interfaces import Connection, samples
 from traffic import curl_once, url
 
 WEB, WAITS, BACK, PLAIN = VIPS4
@@ -24,6 +25,7 @@ CONFIG = f'[http]\nlisten = "{HTTP}"\n' + "".join((
     service("back", BACK, "ipip", on_fabric(), more=SESSIONS + 'on_failure = "return"'),
     service("game", PLAIN, "ipip", on_fabric(), port=9000, protocol="udp", health=HEALTH_OF_HTTP,
             more='affinity = "key"\n key = { offset = 2, bytes = 3 }\n'),
+    service("few", WEB, "ipip", on_fabric(), port=81, health=HEALTH_OF_HTTP, more=SESSIONS + "max_sessions = 2"),
     service("plain", PLAIN, "ipip", on_fabric({"b1": 100, "b2": 100})),
 ))
 NOT_THERE = 1
@@ -336,6 +338,72 @@ def test_an_import_of_what_is_not_here_is_refused_whole(balancer, clients):
     finally:
         balancer.write_config(text)
         balancer.change("reload")
+
+
+def test_a_full_backend_gets_no_pin_and_no_import_unless_it_is_meant(balancer, clients):
+    one, two, three = clients(3)
+
+    def pin(client, backend, *options):
+        return balancer.change("session", "pin", "few", client, backend, *options)["after"]
+
+    def active(name):
+        return balancer.backend("few", name)["sessions_active"]
+    pin(one, "b1")
+    pin(two, "b1")
+    code, said = refused(balancer, "pin", "few", three, "b1")
+    assert code == 1 and "b1 has as many sessions as it may: max_sessions is 2" in said and "--force" in said
+    assert held(balancer, three, "few") is None and active("b1") == 2
+    assert pin(one, "b1", "--ttl", "1h").startswith("b1 (pinned for"), "it has that one already"
+    file = balancer.fabric.folder / "few.json"
+    balancer.cli("session", "export", "few", "--file", file)
+    for client in (one, two):
+        balancer.change("session", "unpin", "few", client)
+    pin(three, "b1")
+
+    dry = balancer.cli("session", "import", file, "--dry-run").stdout
+    assert dry.startswith("2 of 2 sessions would be imported") and "; up to 1 would find their backend full" in dry
+    result = balancer.cli("--json", "session", "import", file, check=False)
+    counts = json.loads(result.stdout)["counts"]
+    assert result.returncode == 1 and (counts["made"], counts["full"]) == (1, 1), result
+    assert "1 sessions were refused: their backends have max_sessions" in result.stderr
+    assert active("b1") == 2 and held(balancer, three, "few")["kind"] == "pinned"
+    again = json.loads(balancer.cli("--json", "session", "import", file, check=False).stdout)["counts"]
+    assert (again["kept"], again["full"]) == (1, 1), "what is there takes no room"
+    forced = balancer.show("session", "import", file, "--force")["counts"]
+    assert (forced["made"], forced["kept"], forced["full"]) == (1, 1, 0) and active("b1") == 3
+    pin(three, "b2")
+    assert refused(balancer, "pin", "few", three, "b1")[0] == 1
+    pin(three, "b1", "--force")
+    for client in (one, two, three):
+        balancer.change("session", "unpin", "few", client)
+    assert active("b1") == active("b2") == 0
+
+
+def test_an_import_is_two_events_however_many_requests_it_takes(balancer, clients):
+    """The command line asks with 8,192 sessions at a time."""
+    start_with_an_empty_table(balancer)
+    client, = clients(1)
+    balancer.change("session", "pin", "web", client, "b1")
+    header = json.loads(balancer.cli("session", "export", "web").stdout.splitlines()[0])
+    count = 3 * 8192
+    random_bits = random.Random(1).getrandbits
+    control = Connection(balancer.directory / "control.sock")
+    made = control.ask(cmd="session.import", secret=header["secret"], services=header["services"], backends=[["web", "b2"]],
+                       sessions=[[0, f"{random_bits(64):016x}", 0, 0, 0] for _ in range(count)])
+    control.close()
+    assert made["made"] == count, made
+    file = balancer.fabric.folder / "many.json"
+    balancer.cli("session", "export", "web", "--file", file)
+    start_with_an_empty_table(balancer)
+    count += 1  # the pin
+    before = balancer.show("show", "events")["events"][-1]["number"]
+    assert balancer.show("session", "import", file)["counts"]["made"] == count
+    told = [e["details"] for e in balancer.show("show", "events", "--kind", "audit")["events"] if e["number"] > before]
+    assert [(e["command"], e.get("part")) for e in told] == [
+        ("session.import", None), ("session.import", "begin"), ("session.import", "end")], "a dry run comes first"
+    assert told[1]["arguments"]["total"] == count
+    assert (told[2]["after"]["made"], told[2]["requests"]) == (count, 4)
+    start_with_an_empty_table(balancer)
 
 
 def test_a_drain_keeps_sessions_unless_they_migrate(balancer, clients):

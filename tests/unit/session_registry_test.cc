@@ -1,6 +1,7 @@
 // What operators call a session is what the workers call it, and each that they made is found from outside.
 #include "controlplane/session_registry.h"
 
+#include <optional>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -72,6 +73,32 @@ TEST(SessionRegistry, fingerprints_differ_where_names_do) {
   other.key_offset = 256;
   EXPECT_NE(fingerprint(service), fingerprint(other));
   EXPECT_NE(fingerprint(kSecret), fingerprint(HashSecret::from_text("another")));
+}
+
+// As the workers do it (dataplane/commands.h): a pin takes the place of anything, an import of what is less.
+TEST(SessionRegistry, what_is_there_decides_whether_a_backend_gets_one_more) {
+  constexpr BackendId kOwn{1}, kOther{2};
+  const auto more = [&](CommandKind kind, SessionKind session, std::optional<SessionValue> there) {
+    CommandEntry command{};
+    command.kind = kind;
+    command.session = session;
+    command.backend = kOwn;
+    return makes_one_more(command, there);
+  };
+  const auto in_table = [](BackendId backend, SessionKind kind) {
+    return SessionValue{backend, kind, 0, 0, 0};
+  };
+  constexpr auto kPin = CommandKind::pin, kImport = CommandKind::import;
+  constexpr auto kLearnt = SessionKind::learnt, kPinned = SessionKind::pinned;
+  EXPECT_TRUE(more(kPin, kPinned, std::nullopt));
+  EXPECT_TRUE(more(kImport, kLearnt, std::nullopt));
+  for (const SessionKind there : {kLearnt, kPinned, SessionKind::pinned_until}) {
+    EXPECT_FALSE(more(kPin, kPinned, in_table(kOwn, there)));
+    EXPECT_TRUE(more(kPin, kPinned, in_table(kOther, there)));
+    EXPECT_FALSE(more(kImport, kLearnt, in_table(kOther, there)));
+    EXPECT_EQ(more(kImport, kPinned, in_table(kOther, there)), there == kLearnt);
+    EXPECT_FALSE(more(kImport, kPinned, in_table(kOwn, there)));
+  }
 }
 
 // Two workers' clocks may be a moment apart: what one wrote is not old for the other.
