@@ -151,9 +151,9 @@ Result<SessionFileWriter> SessionFileWriter::open(const std::string& path) {
   if (path.empty()) {
     state->file = std::tmpfile();
   } else {
-    // A device or a pipe would be replaced.
+    // A device or a pipe would be replaced; a directory could not be, which would be seen last of all.
     struct stat there {};
-    if (stat(path.c_str(), &there) == 0 && is_special(there))
+    if (stat(path.c_str(), &there) == 0 && !S_ISREG(there.st_mode))
       return Error{path + " is no regular file", "without --file the export goes to standard output"};
     state->part = path + ".part";
     state->file = std::fopen(state->part.c_str(), "w+e");

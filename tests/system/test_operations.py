@@ -210,6 +210,20 @@ def test_drain_ends_what_is_left_by_a_reset(balancer, all_ready):
     assert late.returncode == 2 and "--timeout is of --wait" in late.stderr
 
 
+@pytest.mark.parametrize("until", (("--timeout", "2m"), ("--reset-after", "2m")))
+def test_a_drain_that_somebody_ended_is_not_waited_for(balancer, all_ready, until):
+    clients, _, served = connections(balancer, "c1", WEB, 30)
+    assert "b1" in served.values()
+    waiting = balancer.host.start(f"drain{until[0]}", [program("controlplane/sluice"), "--dir", balancer.directory, "backend",
+                                                       "drain", "web/b1", "--wait", *until])
+    wait_until(lambda: balancer.backend("web", "b1")["admin"] == "drain", "b1 drains")
+    assert waiting.running(), waiting.output()
+    balancer.change("backend", "ready", "web/b1")
+    assert waiting.wait(60) == 1 and "web/b1 is ready again: somebody ended the drain" in waiting.output()
+    assert "reset_in_s" not in balancer.backend("web", "b1")
+    expect_whole(clients, served)
+
+
 # ---- A service is taken out ----------------------------------------------------------------------------------------------
 
 

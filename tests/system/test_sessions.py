@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fabric import BACKENDS, VIPS4
+from fabric import BACKENDS, VIPS4, program
 from lab import wait_until
 from sluice import HEALTH, on_fabric, service
 from test_interfaces import Connection, samples
@@ -310,6 +310,25 @@ def test_sessions_are_exported_and_imported(balancer, clients):
     assert held(balancer, pinned)["kind"] == "pinned"
     again = balancer.show("session", "import", file)
     assert (again["counts"]["made"], again["counts"]["kept"]) == (0, 13)
+
+
+def test_an_export_goes_only_where_a_file_may_be(balancer, clients):
+    folder = balancer.fabric.folder / "exports"
+    folder.mkdir()
+    (folder / "null").symlink_to("/dev/null")
+    before = sorted(folder.iterdir())
+    for path, words in ((folder, "is no regular file"), (folder / "null", "is no regular file"),
+                        (folder / "none" / "file", "No such file or directory"), ("/proc/sessions.json", "cannot write")):
+        code, said = refused(balancer, "export", "--file", path)
+        assert code == 1 and words in said and "exported" not in said, (path, code, said)
+    assert sorted(folder.iterdir()) == before and (folder / "null").is_symlink()
+    # Without --file a device is as good as a pipe.
+    client, = clients(1)
+    balancer.change("session", "pin", "web", client, "b1")
+    full = balancer.host.run("sh", "-c", f"{program('controlplane/sluice')} --dir {balancer.directory} session export > /dev/full",
+                             check=False)
+    assert full.returncode == 1 and "No space left on device" in full.stderr and "exported" not in full.stderr
+    balancer.change("session", "unpin", "web", client)
 
 
 def test_an_import_of_what_is_not_here_is_refused_whole(balancer, clients):

@@ -1,9 +1,12 @@
 // The file of exported sessions: what was written is read, and nothing else is taken for it.
 #include "controlplane/session_file.h"
 
+#include <sys/stat.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 
 #include <gtest/gtest.h>
@@ -118,6 +121,31 @@ TEST_F(SessionFileTest, an_export_that_is_not_finished_leaves_what_was_there) {
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(directory_))
     files++;
   EXPECT_EQ(files, 1u);
+}
+
+// Proves that what is no place for a file is refused before anything is written, and stays as it is.
+TEST_F(SessionFileTest, an_export_goes_only_where_a_file_may_be) {
+  namespace fs = std::filesystem;
+  const std::string folder = directory_ + "/folder", pipe = directory_ + "/pipe", null = directory_ + "/null";
+  fs::create_directory(folder);
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  fs::create_symlink("/dev/null", null);
+  const std::pair<std::string, const char*> places[] = {
+      {folder, "is no regular file"},
+      {pipe, "is no regular file"},
+      {null, "is no regular file"},
+      {directory_ + "/none/file", "No such file or directory"},
+      {path_ + "/file", "Not a directory"}};
+  for (const auto& [path, why] : places) {
+    const Result<SessionFileWriter> writer = SessionFileWriter::open(path);
+    ASSERT_FALSE(writer) << path;
+    EXPECT_NE(writer.error().what.find(path), std::string::npos) << writer.error().what;
+    EXPECT_NE(writer.error().what.find(why), std::string::npos) << writer.error().what;
+  }
+  EXPECT_TRUE(fs::is_directory(folder));
+  EXPECT_TRUE(fs::is_fifo(pipe));
+  EXPECT_TRUE(fs::is_symlink(null));
+  EXPECT_EQ(std::distance(fs::directory_iterator(directory_), {}), 4) << "and nothing beside them";
 }
 
 }  // namespace
