@@ -3,7 +3,8 @@
 // session.export answers in lines: {"v", "secret", "services": {name: fingerprint}}, then any number of
 // {"v", "sessions": [[service, backend, hash, kind, rest_s, age_s], ...]}. session.import takes them with the
 // backend as a position in its "backends": [[service, backend], ...]. A dry run takes none, and says of each
-// of "backends" how many sessions more it may have: "room", null for as many as come.
+// of "backends" how many sessions more it may have: "room", null for as many as come. An import in many
+// requests has "more": true in all but the last, and says "total", for the audit.
 #include <array>
 #include <charconv>
 #include <map>

@@ -551,6 +551,22 @@ def test_full_disk_is_told_and_mended(small_disk):
     assert "not kept" not in control.cli("backend", "weight", "web/b1", "31").stderr
 
 
+def test_a_deadline_ends_with_the_drain_that_it_was_given_for(small_disk):
+    """Only the tables know what was decided last; the disk has the drains."""
+    control = small_disk
+    control.cli("backend", "drain", "web/b1", "--reset-after", "6s")
+    control.cli("backend", "drain", "web/b2", "--reset-after", "1h")
+    run(["dd", "if=/dev/zero", f"of={os.path.join(STATE, 'filler')}", "bs=1k", "count=64"], check=False)
+    assert "not kept on disk" in control.cli("backend", "ready", "web/b1").stderr
+    control.cli("backend", "weight", "web/b2", "30")
+    restart(control)
+    assert admin(control, "b1") == "ready"
+    assert admin(control, "b2") == "drain" and control.backend("b2")["reset_in_s"] > 0
+    control.cli("backend", "drain", "--force", "web/b3", "--reset-after", "6s")
+    wait_until(lambda: admin(control, "b3") == "reset", "the last of them is reset", 20.0)
+    assert (admin(control, "b1"), admin(control, "b2")) == ("ready", "drain")
+
+
 def test_read_only_state_directory(control):
     control.sluiced.signal(signal.SIGTERM)
     control.sluiced.wait()
