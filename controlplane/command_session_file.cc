@@ -286,26 +286,25 @@ void import_sessions(Daemon& daemon, const json& request, uint64_t, const Reply&
       commands.push_back(*command);
     }
   }
-  response["over"] = over;
-  response["unknown"] = unknown;
-  response["full"] = full;
-  daemon.worker_commands().run(
-      std::move(commands), [reply, response, full](const WorkerCommands::Outcome& outcome) mutable {
-        const auto count = [&](CommandResult result) { return outcome.count(result); };
-        json after = {
-            {"made", count(CommandResult::made)},
-            {"replaced", count(CommandResult::changed)},
-            {"kept", count(CommandResult::other) + count(CommandResult::repeated)},
-            {"no_place", count(CommandResult::no_place)},
-            {"full", full},
-            {"gone", count(CommandResult::gone)},
-            {"not_known", count(CommandResult::none) + count(CommandResult::stale) + outcome.under_way}};
-        if (!outcome.is_whole()) response = error_response(kCodeFailed, outcome.fault);
-        response.update(after);
-        response["before"] = nullptr;
-        response["after"] = std::move(after);
-        reply(response);
-      });
+  daemon.worker_commands().run(std::move(commands), [reply, response, over, unknown,
+                                                     full](const WorkerCommands::Outcome& outcome) mutable {
+    const auto count = [&](CommandResult result) { return outcome.count(result); };
+    json after = {
+        {"made", count(CommandResult::made)},
+        {"replaced", count(CommandResult::changed)},
+        {"kept", count(CommandResult::other) + count(CommandResult::repeated)},
+        {"no_place", count(CommandResult::no_place)},
+        {"full", full},
+        {"over", over},
+        {"unknown", unknown},
+        {"gone", count(CommandResult::gone)},
+        {"not_known", count(CommandResult::none) + count(CommandResult::stale) + outcome.under_way}};
+    if (!outcome.is_whole()) response = error_response(kCodeFailed, outcome.fault);
+    response.update(after);
+    response["before"] = nullptr;
+    response["after"] = std::move(after);
+    reply(response);
+  });
 }
 
 constexpr std::array kCommands = {

@@ -422,6 +422,7 @@ def test_an_import_is_two_events_however_many_requests_it_takes(balancer, client
         ("session.import", None), ("session.import", "begin"), ("session.import", "end")], "a dry run comes first"
     assert told[1]["arguments"]["total"] == count
     assert (told[2]["after"]["made"], told[2]["requests"]) == (count, 4)
+    assert sum(told[2]["after"].values()) == count, "what became of each"
     start_with_an_empty_table(balancer)
 
 
