@@ -98,9 +98,10 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
   void measure() {
     const Service* service = this->service();
     if (service == nullptr) return;
-    const StatsSegment& stats = *daemon_.dataplane().stats();
-    if (stats.header.segment.incarnation != stats_incarnation_)
+    const StatsSegment* const now = daemon_.dataplane().stats();
+    if (now == nullptr || now->header.segment.incarnation != stats_incarnation_)
       return fail({"the data plane began anew meanwhile", "try again"});
+    const StatsSegment& stats = *now;
     for (const Backend& backend : service->backends) {
       BackendActivity activity;
       activity.id = backend.id;
@@ -143,8 +144,7 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
     const uint32_t now_s = session_now_s();
     const bool goes_on = registry_.step(kSliceLines, [&](const SessionSeen& seen) {
       if (!is_in_force(seen.session, tables, now_s)) return;
-      std::optional<BackendId> own = seen.session.backend;
-      if (tables.backend(*own).service != service->id) own = tables.twin(tables.service(service->id), *own);
+      const std::optional<BackendId> own = tables.own_backend(service->id, seen.session.backend);
       const auto position = own ? positions_.find(*own) : positions_.end();
       if (position != positions_.end()) count(position->second, seen, now_s);
     });
@@ -262,7 +262,7 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
   }
 
   void moved(const WorkerCommands::Outcome& outcome) {
-    moved_ += outcome.count(CommandResult::changed);
+    moved_ += outcome.count(CommandResult::changed) + outcome.count(CommandResult::repeated);
     for (const CommandResult result : {CommandResult::other, CommandResult::absent, CommandResult::gone,
                                        CommandResult::stale, CommandResult::none})
       left_alone_ += outcome.count(result);

@@ -19,6 +19,15 @@ using nlohmann::json;
 
 constexpr uint64_t kHealthSavePeriodNs = 1'000'000'000;
 
+// For assign_ids(). One that is still starting has its predecessor's heartbeat, and start.
+uint64_t dataplane_since_ns(const DataplaneView& dataplane, uint64_t now_ns) {
+  constexpr uint64_t kSilenceMaxNs = 60'000'000'000;
+  const StatsSegment* const stats = dataplane.stats();
+  if (!dataplane.is_running() || stats == nullptr) return kNoDataplane;
+  return stats->workers[0].heartbeat_ns.get() + kSilenceMaxNs < now_ns ? kNoDataplane
+                                                                       : stats->header.started_ns;
+}
+
 std::string path_of(const OverrideKey& key) {
   return key.second.empty() ? key.first : key.first + "/" + key.second;
 }
@@ -99,10 +108,8 @@ Result<Model> Daemon::model_of(const Configuration::Version& version, Overrides&
   Model next = model_;
   reconcile(next, config);
   const uint64_t now_ns = monotonic_ns();
-  const uint64_t dataplane_since_ns = dataplane_.is_running() && dataplane_.stats() != nullptr
-                                          ? dataplane_.stats()->header.started_ns
-                                          : kNoDataplane;
-  if (const Result<Done> assigned = assign_ids(next, publisher_.current(), now_ns, dataplane_since_ns);
+  if (const Result<Done> assigned =
+          assign_ids(next, publisher_.current(), now_ns, dataplane_since_ns(dataplane_, now_ns));
       !assigned)
     return assigned.error();
   if (from == From::tables) {

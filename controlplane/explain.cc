@@ -168,7 +168,8 @@ class Explanation {
     say("worker {} tracks this flow: {}, backend {}, last packet {} s ago", seen->worker, text(seen->state),
         name, seen->idle_s);
     if (record.service != service || (record.flags & BackendRecord::kAlive) == 0) {
-      const bool told = (tables_.service(service).flags & ServiceRecord::kResets) != 0;
+      const bool told = (tables_.service(service).flags & ServiceRecord::kResets) != 0 ||
+                        (record.flags & BackendRecord::kResets) != 0;
       resets_ = told && question_.protocol == wire::kProtoTcp;
       say("{} has failed, is in maintenance or was removed: the flow is {}", name.empty() ? "it" : name,
           resets_ ? "forgotten, and its client told by a reset" : "selected afresh");
@@ -256,8 +257,7 @@ class Explanation {
     out_["session"] = report_session(*seen, tables_, now_s);
     say("its session: {}, made {} s ago{}", session_text(session, tables_, now_s), age_s(session, now_s),
         is_pinned ? "" : fmt::format(", last seen {} s ago", since_s(session.last_s, now_s)));
-    std::optional<BackendId> own = session.backend;
-    if (tables_.backend(session.backend).service != service.id) own = tables_.twin(record, session.backend);
+    const std::optional<BackendId> own = tables_.own_backend(service.id, session.backend);
     if (!own) {
       say("that is a backend of another service of its group, and {} has none of that name",
           service.config.name);

@@ -93,12 +93,6 @@ std::string session_text(const SessionValue& session, const TablesView& tables, 
   }
 }
 
-bool is_in_force(const SessionValue& session, const TablesView& tables, uint32_t now_s) {
-  const BackendRecord& backend = tables.backend(session.backend);
-  return (backend.flags & BackendRecord::kConfigured) != 0 &&
-         !is_over(session, tables.service(backend.service), now_s);
-}
-
 bool makes_one_more(const CommandEntry& command, const std::optional<SessionValue>& there) {
   if (!there) return true;
   const bool stays = command.kind == CommandKind::import &&

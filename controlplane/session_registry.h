@@ -38,7 +38,6 @@ nlohmann::json report_session(const SessionSeen& seen, const TablesView& tables,
 // "b1 (learnt)", "b2 (pinned)", "b3 (pinned for 3600 s)"
 std::string session_text(const SessionValue& session, const TablesView& tables, uint32_t now_s);
 // Of a backend that is configured, and not over?
-bool is_in_force(const SessionValue& session, const TablesView& tables, uint32_t now_s);
 
 // Does a pin or an import give its backend one session more? `there`: what is in force of this hash.
 bool makes_one_more(const CommandEntry& command, const std::optional<SessionValue>& there);

@@ -67,8 +67,7 @@ uint32_t Chooser::least_loaded(const ServiceRecord& service, const TablesView& t
   const auto members = tables.members(service);
   const auto weights = tables.weights(service);
   const auto count = static_cast<uint32_t>(members.size());
-  const auto looked_at =
-      std::min(std::max(kCountersMax / static_cast<uint32_t>(workers_.size()), kMembersMin), count);
+  const uint32_t looked_at = std::min(looks(kCountersMax), count);
   uint32_t at = draw(count), least = at;
   Load load_of_least = {UINT32_MAX, 1};
   for (uint32_t i = 0; i < looked_at; i++) {

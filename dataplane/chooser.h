@@ -24,6 +24,7 @@
 // worker, kCountersMax at most.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -50,6 +51,10 @@ class Chooser {
   // Only for a service that it decides for, and that has a lookup table.
   BackendId choose(ServiceId id, const ServiceRecord& service, const TablesView& tables);
 
+  // Of how many backends one packet may look at the counters of all workers, if so many of one would do.
+  uint32_t looks(uint32_t counters) const {
+    return std::max(counters / static_cast<uint32_t>(workers_.size()), kMembersMin);
+  }
   // Over all workers, as they count at this moment.
   uint64_t active_flows(BackendId id) const;
   uint64_t active_sessions(BackendId id) const;

@@ -9,18 +9,12 @@ namespace {
 // Others may be at the same session: it changes under our hands a few times at most.
 constexpr int kAttempts = 16;
 
-// Does the session still say something? Of a removed backend, or over: no.
-bool is_in_force(const SessionValue& session, const TablesView& tables, uint32_t now_s) {
-  const BackendRecord& backend = tables.backend(session.backend);
-  return (backend.flags & BackendRecord::kConfigured) != 0 &&
-         !is_over(session, tables.service(backend.service), now_s);
-}
-
 // Is what was found perhaps what a predecessor made of this very command?
-bool may_be_own_trace(const CommandEntry& command, CommandResult result) {
-  return command.kind != CommandKind::move &&
-         (result == CommandResult::changed || result == CommandResult::absent ||
-          result == CommandResult::other);
+bool may_be_own_trace(const CommandEntry& command, CommandResult result, uint64_t before) {
+  if (command.kind == CommandKind::move)
+    return result == CommandResult::other && unpack(before).backend == command.backend;
+  return result == CommandResult::changed || result == CommandResult::absent ||
+         result == CommandResult::other;
 }
 
 }  // namespace
@@ -64,7 +58,7 @@ void Commands::run(const TablesView& tables, uint64_t incarnation, uint32_t now_
     // seq_cst, as the change in the table is: a successor that finds that done finds this as well.
     done_.begun.store(next_ + 1, std::memory_order_seq_cst);
     Outcome outcome = perform(command, tables, incarnation, now_s);
-    if (std::exchange(is_repeated_, false) && may_be_own_trace(command, outcome.result))
+    if (std::exchange(is_repeated_, false) && may_be_own_trace(command, outcome.result, outcome.before))
       outcome = {CommandResult::repeated};
     CommandsDone::Answer& answer = done_.answers[next_ % kCommandsMax];
     answer.before.store(outcome.before, std::memory_order_relaxed);
@@ -162,6 +156,7 @@ Commands::Outcome Commands::move(const CommandEntry& command, const TablesView& 
       return {CommandResult::other, value_before};
     session.backend = command.backend;
     session.kind = command.session;
+    if (session.kind == SessionKind::moved_resets) session.created = now_s >> kCreatedShift;
     if (change(found, session)) return {CommandResult::changed, value_before};
   }
   return {CommandResult::absent};

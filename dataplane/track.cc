@@ -140,6 +140,15 @@ void Tracker::count_new(const Packet& packet) {
   stats_.backends[index(packet.backend)].flows.add(1);
 }
 
+// Was its last packet in another piece of refresh_s? A long_lived flow knows its time to such a piece only.
+inline bool is_first_in_refresh(FlowTable::Place place, const ServiceRecord& service, uint32_t now_s) {
+  static_assert(1u << kLongShift == 128, "refresh_s() of services whose flows may be long_lived");
+  const uint32_t idle_s = place.idle_s(now_s);
+  if (place.state() == FlowState::long_lived) return idle_s != 0;
+  const uint32_t piece_s = refresh_s(service.session_idle_s);
+  return now_s / piece_s != (now_s - idle_s) / piece_s;
+}
+
 // A packet of a flow that is in the table.
 [[gnu::noinline]] void Tracker::follow(Packet& packet, FlowTable::Place place, const TablesView& tables,
                                        uint32_t now_s, Sums& sums) {
@@ -154,9 +163,7 @@ void Tracker::count_new(const Packet& packet) {
   const ServiceRecord& service = tables.service(packet.service);
   // Its timeout may be a shorter one now.
   if (found.next != found.state) flows_.expect(place, now_s, idle_timeout_s(service, found.next));
-  if ((service.flags & ServiceRecord::kSessions) != 0 &&
-      now_s / refresh_s(service.session_idle_s) !=
-          (now_s - place.idle_s(now_s)) / refresh_s(service.session_idle_s) &&
+  if ((service.flags & ServiceRecord::kSessions) != 0 && is_first_in_refresh(place, service, now_s) &&
       !refresh_session(packet, place, tables, now_s, sums)) [[unlikely]]
     return;
   place.touch(found.next, now_s);

@@ -27,12 +27,12 @@ bool Tracker::has_room(BackendId id, bool for_session, const TablesView& tables)
     if (!select(packet, hash, tables)) return false;
     if (has_room(packet.backend, for_session, tables)) return true;
   }
-  // Nearly all are full. One after the other, but no more than a packet may cost.
-  constexpr uint32_t kMembers = 64;
+  // Nearly all are full. One after the other, but no more than a packet may cost: a flood pays as well.
+  const uint32_t looks = chooser_.looks(64);
   const auto members = tables.members(service);
   const auto count = static_cast<uint32_t>(members.size());
   uint32_t at = lookup_slot(hash, count);
-  for (uint32_t i = 0; i < std::min(count, kMembers); i++) {
+  for (uint32_t i = 0; i < std::min(count, looks); i++) {
     if (has_room(members[at], for_session, tables)) {
       packet.backend = members[at];
       packet.record = &tables.backend(packet.backend);

@@ -17,8 +17,8 @@ const ServiceRecord* service_of(const TablesView& tables, const SessionValue& se
 }
 
 // Is it a session of this service, or its group, and not over? Its id may be of a removed backend.
-bool is_in_force(const SessionValue& session, const ServiceRecord& service, const TablesView& tables,
-                 uint32_t now_s) {
+bool is_ours(const SessionValue& session, const ServiceRecord& service, const TablesView& tables,
+             uint32_t now_s) {
   const ServiceRecord* const of = service_of(tables, session);
   return of != nullptr && of->session_salt == service.session_salt && !is_over(session, service, now_s);
 }
@@ -53,20 +53,19 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
                              const TablesView& tables, uint32_t now_s) {
   const ServiceRecord& service = tables.service(packet.service);
   const SessionValue value = found.session();
-  if (!is_in_force(value, service, tables, now_s)) return false;
+  const bool is_pinned = sluice::is_pinned(value.kind);
+  if (!is_ours(value, service, tables, now_s)) return false;
   // A group's session may name another service's backend: ours of the same name is meant.
-  std::optional<BackendId> own = value.backend;
-  if (tables.backend(value.backend).service != packet.service) own = tables.twin(service, value.backend);
+  const std::optional<BackendId> own = tables.own_backend(packet.service, value.backend);
   if (!own) {
     // Its backend is none of ours: ours is the next choice, and the others of the group keep theirs.
-    lend(packet, session, tables);
+    if (lend(packet, session, tables) && !is_pinned) touch(found, service, now_s);
     return true;
   }
   const BackendRecord& backend = tables.backend(*own);
   const bool is_alive = (backend.flags & BackendRecord::kAlive) != 0;
   const bool has_failed =
       (backend.flags & (BackendRecord::kFailed | BackendRecord::kResolved)) != BackendRecord::kResolved;
-  const bool is_pinned = sluice::is_pinned(value.kind);
   if ((backend.flags & BackendRecord::kMigrates) != 0 && !is_pinned) return false;
   const bool waits = service.on_failure == SessionFailure::keep && is_alive;
   if ((is_alive && !has_failed) || waits) {
@@ -93,7 +92,7 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
     if (found && follow_session(packet, found, session, tables, now_s))
       return packet.verdict == Verdict::forward;
     const bool is_over_now =
-        found && !is_in_force(found.session(), tables.service(packet.service), tables, now_s);
+        found && !is_ours(found.session(), tables.service(packet.service), tables, now_s);
     const uint64_t hash = found && !is_over_now ? next_choice(session) : session;
     if (!select(packet, hash, tables)) return false;
     // Nobody is tied to who only says sorry.
@@ -133,8 +132,7 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
 std::optional<BackendId> Tracker::moved_to(const Packet& packet, const SessionValue& session,
                                            const TablesView& tables) const {
   const ServiceRecord& service = tables.service(packet.service);
-  std::optional<BackendId> own = session.backend;
-  if (tables.backend(session.backend).service != packet.service) own = tables.twin(service, session.backend);
+  const std::optional<BackendId> own = tables.own_backend(packet.service, session.backend);
   if (!own || *own == packet.backend) return {};
   const BackendRecord& backend = tables.backend(*own);
   constexpr uint8_t kAsked =
@@ -158,8 +156,8 @@ std::optional<BackendId> Tracker::moved_to(const Packet& packet, const SessionVa
   const ServiceRecord& service = tables.service(packet.service);
   if (is_pinned(value.kind) || is_over(value, service, now_s)) return true;
   const bool is_udp = packet.protocol == wire::kProtoUdp;
-  const bool follows =
-      value.kind == SessionKind::moved_resets || (value.kind == SessionKind::moved && is_udp);
+  const bool resets = value.kind == SessionKind::moved_resets && age_s(value, now_s) <= resets_s(service);
+  const bool follows = is_udp ? value.kind >= SessionKind::moved : resets;
   const std::optional<BackendId> there = follows ? moved_to(packet, value, tables) : std::nullopt;
   if (there && !is_udp && may_answer_reset(packet)) {
     end_by_reset(packet, place, sums);

@@ -1,5 +1,5 @@
-// What nearly every new connection of a service with sessions needs, inline in dataplane/track.cc; the rest
-// is in track_session.cc.
+// What nearly every new connection of a service with sessions needs, for dataplane/track.cc; the rest is in
+// track_session.cc.
 #pragma once
 
 #include "dataplane/select.h"
@@ -22,10 +22,11 @@ inline uint64_t Tracker::session_of(const Packet& packet, const TablesView& tabl
   return client_session(source_of(packet), service, secret);
 }
 
-// A new connection is a sign of life: said once in refresh_s, as by those that go on.
+// A new connection is a sign of life: said once in each piece of refresh_s, the same pieces as of those that
+// go on. So what a session says is never older than a piece, which is what it rests for longer.
 inline void touch(SessionTable::Found& found, const ServiceRecord& service, uint32_t now_s) {
   SessionValue value = found.session();
-  if (since_s(value.last_s, now_s) < refresh_s(service.session_idle_s)) [[likely]]
+  if (((value.last_s ^ now_s) & kSessionTimeMask) < refresh_s(service.session_idle_s)) [[likely]]
     return;
   value.last_s = now_s;
   SessionTable::change(found, value);  // if somebody else did: as good

@@ -55,7 +55,8 @@ enum class SessionKind : uint8_t {
   pinned = 1,        // by an operator, until unpinned
   pinned_until = 2,  // by an operator, until `last_s`
   moved = 3,         // learnt, then moved by `sluice rebalance`: datagrams that go on follow it,
-  moved_resets = 4,  //   and here TCP connections that go on elsewhere are reset
+  moved_resets = 4,  //   and here TCP connections that go on elsewhere are reset, as long as they may have
+                     //   begun before (resets_s); `created` is when it was moved
 };
 // Else it was learnt.
 constexpr bool is_pinned(SessionKind kind) {
@@ -100,9 +101,11 @@ constexpr uint32_t since_s(uint32_t last_s, uint32_t now_s) {
   const uint32_t since = (now_s - last_s) & kSessionTimeMask;
   return since > kSessionTimeMask - kAheadMax_s ? 0 : since;
 }
+// At least: up to 127 s more.
 constexpr uint32_t age_s(const SessionValue& session, uint32_t now_s) {
+  constexpr uint32_t unit_s = 1u << kCreatedShift;
   const uint32_t units = ((now_s >> kCreatedShift) - session.created) & kCreatedMask;
-  return units == kCreatedMask ? 0 : units << kCreatedShift;
+  return units == 0 || units == kCreatedMask ? 0 : units * unit_s + now_s % unit_s - (unit_s - 1);
 }
 // Has a pinned_until ended? Half of the circle is the past.
 constexpr bool is_past(uint32_t until_s, uint32_t now_s) {
@@ -126,6 +129,11 @@ inline uint32_t quiet_s(const ServiceRecord& service) {
   return idle_s + refresh_s(service.session_idle_s) + (idle_s > limits::kIdleTimeoutShortMax ? 3 * 128 : 0) +
          2;
 }
+// A moved_resets session resets no connections later than so many seconds after it was moved: those from
+// before have been, or are forgotten. Later ones that are elsewhere were lent.
+inline uint32_t resets_s(const ServiceRecord& service) {
+  return quiet_s(service) + (1u << kCreatedShift);
+}
 // Nobody's next connection follows it any more?
 constexpr bool is_over(const SessionValue& session, const ServiceRecord& service, uint32_t now_s) {
   switch (session.kind) {
@@ -137,6 +145,13 @@ constexpr bool is_over(const SessionValue& session, const ServiceRecord& service
       return since_s(session.last_s, now_s) > service.session_idle_s + refresh_s(service.session_idle_s) ||
              (service.session_life_s != 0 && age_s(session, now_s) > service.session_life_s);
   }
+}
+
+// Does it still say something? Its backend may be removed.
+inline bool is_in_force(const SessionValue& session, const TablesView& tables, uint32_t now_s) {
+  const BackendRecord& backend = tables.backend(session.backend);
+  return (backend.flags & BackendRecord::kConfigured) != 0 &&
+         !is_over(session, tables.service(backend.service), now_s);
 }
 
 // ---- Which sessions of a line have these tags: bit i for slot i. A hint, as the slot may be another's by

@@ -17,10 +17,10 @@
 //
 // Identity: a ServiceId / BackendId is a position in the paged arrays. A backend keeps its id as long as it
 // is configured, whatever its weight, health or address. A removed backend's id is handed out again only
-// two kSweepPeriodMax and a minute after its removal was published (kQuarantineNs, controlplane/compile.h):
-// by then every flow that named it has either been selected afresh (a packet came) or been swept, which does
-// not wait for an idle timeout. The rest is for the workers to take the generation up, which they do within
-// microseconds; their acknowledgement is not asked for.
+// two kSweepPeriodMax and a minute after its removal was published, with a data plane running all the while
+// (kQuarantineNs, controlplane/compile.h): by then every flow that named it has either been selected afresh
+// (a packet came) or been swept, which does not wait for an idle timeout. The rest is for the workers to take
+// the generation up, which they do within microseconds; their acknowledgement is not asked for.
 #pragma once
 
 #include <algorithm>
@@ -416,6 +416,11 @@ class TablesView {
     const auto found = std::lower_bound(all.begin(), all.end(), other,
                                         [](const Twin& twin, BackendId id) { return twin.other < id; });
     return found == all.end() || found->other != other ? std::nullopt : std::optional(found->own);
+  }
+
+  // The service's backend that is meant where a session of its group names one; nullopt: it has none.
+  std::optional<BackendId> own_backend(ServiceId id, BackendId named) const {
+    return backend(named).service == id ? std::optional(named) : twin(service(id), named);
   }
 
   // The backend of a new flow with this hash. Only for a service with a lookup table.

@@ -246,8 +246,46 @@ TEST_F(Sessions, idle_time_and_lifetime) {
   for (; connections < 100 && connect(client(2)) == second; connections++)
     now_s += 60;
   EXPECT_GE(connections * 60, 1'800);
-  EXPECT_LE(connections * 60, 1'800 + 120);
+  EXPECT_LE(connections * 60, 1'800 + 128 + 60);
   expect_gauges_true();
+}
+
+// Proves: whenever its packets come, a connection that may still go on has its session: the client's next
+// connection goes there, and nobody takes it for quiet. With timeouts in seconds, and in units of 128.
+TEST_F(Sessions, last_as_long_as_their_connections_may_rest) {
+  std::mt19937 random(4);
+  for (const uint32_t idle_s : {900u, 10'800u}) {
+    use([&](ServiceConfig& web) { web.idle_established_s = web.session.idle_s = idle_s; });
+    // Whoever is chosen for anew goes elsewhere.
+    backend("web", "b1").admin = Admin::drain;
+    publish();
+    const TablesView tables = publisher.current();
+    const ServiceRecord& web = tables.service(model.find_service("web")->id);
+    for (uint32_t i = 0; i < 300; i++) {
+      now_s += random() % 1'000;
+      const std::string from = client(idle_s + i);
+      const uint64_t hash = client_session(*IpAddress::parse(from), web, tables.generation().secret);
+      const BackendId b1 = model.find_backend("web", "b1")->id;
+      ASSERT_TRUE(
+          sessions.find_or_make(hash, {b1, SessionKind::learnt, 0, now_s, now_s >> kCreatedShift}).made);
+      now_s += random() % 200;
+      const auto packet = [&](uint32_t tcp_flags) {
+        return send({.source = from.c_str(),
+                     .source_port = 7'777,
+                     .tcp_flags = static_cast<uint8_t>(tcp_flags)})
+            .backend;
+      };
+      ASSERT_EQ(packet(wire::kTcpSyn), "b1");
+      for (uint32_t packets = random() % 40; packets > 0; packets--) {
+        ASSERT_EQ(packet(wire::kTcpAck), "b1");
+        now_s += random() % 8 == 0 ? idle_s - random() % 3 : 1 + random() % 90;
+      }
+      ASSERT_EQ(packet(wire::kTcpAck), "b1");
+      now_s += idle_s - random() % 3;
+      ASSERT_LE(since_s(sessions.find(hash).session().last_s, now_s), quiet_s(web)) << "client " << i;
+      ASSERT_EQ(connect(from), "b1") << "client " << i;
+    }
+  }
 }
 
 // Proves: rehash moves the sessions of the failed backend and no others, in proportion to the weights of the
@@ -667,6 +705,7 @@ TEST_F(Sessions, connections_are_reset_of_a_session_that_was_moved_so) {
   SessionValue moved = found.session();
   moved.backend = model.find_backend("web", other)->id;
   moved.kind = SessionKind::moved_resets;
+  moved.created = now_s >> kCreatedShift;
   ASSERT_TRUE(SessionTable::change(found, moved));
 
   // It cannot go there: it stays.
@@ -687,6 +726,19 @@ TEST_F(Sessions, connections_are_reset_of_a_session_that_was_moved_so) {
   EXPECT_EQ(begin(6'002), other);
   now_s += refresh;
   EXPECT_EQ(send({.source_port = 6'002}).verdict, Verdict::forward) << "it is where it belongs";
+
+  // What is elsewhere since then was lent, and is let alone: no connection from before can be left.
+  checked();
+  use([](ServiceConfig& service) { service.policy.on_failure = OnFailure::comes_back; });
+  for (uint32_t passed = 0; passed <= resets_s(web); passed += refresh, now_s += refresh)
+    ASSERT_EQ(send({.source_port = 6'002}).backend, other);
+  health(other, Health::down);
+  const std::string lent = begin(6'003);
+  ASSERT_NE(lent, other);
+  health(other, Health::up);
+  for (int i = 0; i < 3; i++, now_s += refresh)
+    EXPECT_EQ(send({.source_port = 6'003}).backend, lent);
+  EXPECT_EQ(connect("198.51.100.1"), other);
 }
 
 }  // namespace
