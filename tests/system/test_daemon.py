@@ -81,7 +81,7 @@ class Control:
     def start(self):
         self.sluiced = self.balancer.start("sluiced", [program("controlplane/sluiced"), self.config_path, "--dir", DIRECTORY,
                                                        "--state", STATE])
-        wait_until(self.answers, lambda: f"sluiced answers\n{self.sluiced.output()}")
+        wait_until(self.answers, lambda: f"sluiced answers\n{self.sluiced.output()}", poll_s=0.02)
 
     def answers(self):
         self.sluiced.expect_running()
