@@ -3,7 +3,7 @@
 
   targets  --build FOLDER SUITE...            the files to build for these Meson suites
   meson    --group NAME --build FOLDER SUITE...   runs them
-  pytest   --group NAME --folder FOLDER       runs a folder of Python tests
+  pytest   --group NAME --folder FOLDER [--parallel]   runs a folder of Python tests; in parallel: its files, a CPU each
   summary                                     all groups so far; the last line is "N passed, N failed"
 
 A test case is a gtest TEST or a pytest function; an executable of another kind counts as one. One that crashes, hangs
@@ -117,11 +117,10 @@ def run_meson_group(arguments):
     finish_group(arguments, total_passed, total_failed, total_skipped, time.time() - started)
 
 
-def run_pytest_group(arguments):
-    started = time.time()
-    report, log = arguments.results / f"{arguments.group}.xml", arguments.results / f"{arguments.group}.log"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", f"--junitxml={report}",
-               str(arguments.folder)]
+def run_pytest(arguments, name, where):
+    """One pytest process. Returns (log, (passed, [failed], skipped))."""
+    report, log = arguments.results / f"{name}.xml", arguments.results / f"{name}.log"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", f"--junitxml={report}", str(where)]
     with open(log, "wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         try:
@@ -144,12 +143,25 @@ def run_pytest_group(arguments):
             else:
                 passed += 1
     if status is None:
-        failed.append(f"{arguments.group}: hung, killed after {PYTEST_TIMEOUT_S} s")
+        failed.append(f"{name}: hung, killed after {PYTEST_TIMEOUT_S} s")
     elif status != 0 and not failed:
-        failed.append(f"{arguments.group}: pytest ended with {status_text(status)}")
-    if failed:
-        print(f"  the end of {log}:\n{tail(log, 80)}", flush=True)
-    finish_group(arguments, passed, failed, skipped, time.time() - started)
+        failed.append(f"{name}: pytest ended with {status_text(status)}")
+    return log, (passed, failed, skipped)
+
+
+def run_pytest_group(arguments):
+    started = time.time()
+    total_passed, total_failed, total_skipped = 0, [], 0
+    processes = [(arguments.group, arguments.folder)]
+    if arguments.parallel:
+        processes = [(f"{arguments.group}-{file.stem}", file) for file in sorted(arguments.folder.glob("test_*.py"))]
+    with ThreadPool(os.cpu_count()) as pool:
+        for log, (passed, failed, skipped) in pool.imap(lambda process: run_pytest(arguments, *process), processes, chunksize=1):
+            if failed:
+                print(f"  the end of {log}:\n{tail(log, 80)}", flush=True)
+            total_passed, total_skipped = total_passed + passed, total_skipped + skipped
+            total_failed += failed
+    finish_group(arguments, total_passed, total_failed, total_skipped, time.time() - started)
 
 
 def summarize(arguments):
@@ -176,6 +188,7 @@ def main():
     parser.add_argument("--group")
     parser.add_argument("--build", type=Path)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--parallel", action="store_true")
     arguments = parser.parse_intermixed_args()
     if arguments.what == "targets":
         print("\n".join(test_targets(arguments.build, arguments.suites)))
