@@ -13,7 +13,7 @@ using nlohmann::json;
 
 constexpr const char* kKeyHelp = "client's address, or the key's bytes in hex, or hash:HASH of session show";
 
-json target_of(const Arguments& arguments) {
+json session_of(const Arguments& arguments) {
   return {{"service", arguments.service}, {"key", arguments.key}};
 }
 
@@ -26,7 +26,7 @@ std::string change_text(const Arguments& arguments, const json& response) {
 }
 
 int change(const Arguments& arguments, json request) {
-  request.update(target_of(arguments));
+  request.update(session_of(arguments));
   return ask(arguments, std::move(request), [&](const json& r) { return change_text(arguments, r); });
 }
 
@@ -66,7 +66,7 @@ void add_table(CLI::App& session, Arguments& arguments, Action& action) {
   show->add_flag("--count", arguments.only_counts, "only how many each backend has");
   show->callback([&, show] {
     action = [&, show] {
-      json request = target_of(arguments);
+      json request = session_of(arguments);
       request.update(
           {{"cmd", "session.show"}, {"backend", arguments.target}, {"pinned", arguments.only_pinned}});
       if (show->count("--limit") != 0 || arguments.only_counts)

@@ -107,14 +107,13 @@ void backend_weight(Daemon& daemon, const json& request, uint64_t received_ns, c
                reply);
 }
 
-constexpr std::array kCommands = {
-    Command{"backend.admin", backend_admin},
-    Command{"backend.weight", backend_weight},
-};
-
 }  // namespace
 
 std::span<const Command> backend_commands() {
+  static constexpr std::array kCommands = {
+      Command{"backend.admin", backend_admin},
+      Command{"backend.weight", backend_weight},
+  };
   return kCommands;
 }
 

@@ -49,7 +49,7 @@ void reload(Daemon& daemon, const json&, uint64_t received_ns, const Reply& repl
 }
 
 // {"sources": [{"file", "text"}, ...]}; nothing: it is not that.
-std::optional<std::vector<ConfigSource>> sources_of(const json& request) {
+std::optional<std::vector<ConfigSource>> sources_in(const json& request) {
   const auto list = request.find("sources");
   if (list == request.end() || !list->is_array() || list->empty()) return std::nullopt;
   std::vector<ConfigSource> sources;
@@ -63,7 +63,7 @@ std::optional<std::vector<ConfigSource>> sources_of(const json& request) {
 }
 
 void apply(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
-  auto sources = sources_of(request);
+  auto sources = sources_in(request);
   if (!sources) return reply(missing("sources", "a list of {\"file\", \"text\"}"));
   Daemon::ApplyOptions options;
   options.dry_run = request.value("dry_run", json(false)) == json(true);
@@ -88,16 +88,15 @@ void roll_back(Daemon& daemon, const json&, uint64_t received_ns, const Reply& r
   finish_change(daemon, daemon.roll_back(), received_ns, ok_response(), reply);
 }
 
-constexpr std::array kCommands = {
-    Command{"reload", reload},
-    Command{"config.apply", apply},
-    Command{"config.confirm", confirm},
-    Command{"config.rollback", roll_back},
-};
-
 }  // namespace
 
 std::span<const Command> config_commands() {
+  static constexpr std::array kCommands = {
+      Command{"reload", reload},
+      Command{"config.apply", apply},
+      Command{"config.confirm", confirm},
+      Command{"config.rollback", roll_back},
+  };
   return kCommands;
 }
 

@@ -88,14 +88,13 @@ void show_events(Daemon& daemon, const json& request, uint64_t, const Reply& rep
   reply(response);
 }
 
-constexpr std::array kCommands = {
-    Command{"watch", watch, Role::read},
-    Command{"show.events", show_events, Role::read},
-};
-
 }  // namespace
 
 std::span<const Command> event_commands() {
+  static constexpr std::array kCommands = {
+      Command{"watch", watch, Role::read},
+      Command{"show.events", show_events, Role::read},
+  };
   return kCommands;
 }
 

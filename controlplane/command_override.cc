@@ -299,16 +299,15 @@ void write_overrides(Daemon& daemon, const json& request, uint64_t received_ns, 
   finish_change(daemon, written.change, received_ns, std::move(response), reply);
 }
 
-constexpr std::array kCommands = {
-    Command{"backend.add", backend_add},         Command{"backend.remove", backend_remove},
-    Command{"service.enable", service_enable},   Command{"service.add", service_add},
-    Command{"service.remove", service_remove},   Command{"show.overrides", show_overrides, Role::read},
-    Command{"overrides.clear", clear_overrides}, Command{"overrides.write", write_overrides},
-};
-
 }  // namespace
 
 std::span<const Command> override_commands() {
+  static constexpr std::array kCommands = {
+      Command{"backend.add", backend_add},         Command{"backend.remove", backend_remove},
+      Command{"service.enable", service_enable},   Command{"service.add", service_add},
+      Command{"service.remove", service_remove},   Command{"show.overrides", show_overrides, Role::read},
+      Command{"overrides.clear", clear_overrides}, Command{"overrides.write", write_overrides},
+  };
   return kCommands;
 }
 

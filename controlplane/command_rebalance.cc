@@ -32,8 +32,7 @@ namespace {
 using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
-constexpr uint64_t kSliceLines = (4 << 20) / sizeof(SessionLine);
-constexpr std::chrono::milliseconds kTick{50};
+constexpr std::chrono::milliseconds kMoveTick{50};
 
 struct Limits {
   uint64_t over_s = 3;
@@ -142,7 +141,7 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
     if (service == nullptr) return;
     const TablesView tables = daemon_.publisher().current();
     const uint32_t now_s = session_now_s();
-    const bool goes_on = registry_.step(kSliceLines, [&](const SessionSeen& seen) {
+    const bool goes_on = registry_.step(SessionRegistry::kSliceLines, [&](const SessionSeen& seen) {
       if (!is_in_force(seen.session, tables, now_s)) return;
       const std::optional<BackendId> own = tables.own_backend(service->id, seen.session.backend);
       const auto position = own ? positions_.find(*own) : positions_.end();
@@ -244,7 +243,7 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
         left_alone_++;
       }
     }
-    if (commands.empty()) return after(kTick, &Rebalance::move_some);
+    if (commands.empty()) return after(kMoveTick, &Rebalance::move_some);
     daemon_.worker_commands().run(
         std::move(commands),
         [self = shared_from_this()](const WorkerCommands::Outcome& outcome) { self->moved(outcome); });
@@ -275,7 +274,7 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
       told_ = Clock::now();
       reply_.part({{"v", kProtocolVersion}, {"moved", moved_}, {"of", planned_.size()}});
     }
-    after(kTick, &Rebalance::move_some);
+    after(kMoveTick, &Rebalance::move_some);
   }
 
   void finish() {
@@ -361,19 +360,18 @@ void run(Daemon& daemon, const json& request, bool moves, const Reply& reply) {
   rebalance->begin();
 }
 
-constexpr std::array kCommands = {
-    Command{"rebalance.plan",
-            [](Daemon& daemon, const json& request, uint64_t, const Reply& reply) {
-              run(daemon, request, false, reply);
-            },
-            Role::read},
-    Command{"rebalance", [](Daemon& daemon, const json& request, uint64_t,
-                            const Reply& reply) { run(daemon, request, true, reply); }},
-};
-
 }  // namespace
 
 std::span<const Command> rebalance_commands() {
+  static constexpr std::array kCommands = {
+      Command{"rebalance.plan",
+              [](Daemon& daemon, const json& request, uint64_t, const Reply& reply) {
+                run(daemon, request, false, reply);
+              },
+              Role::read},
+      Command{"rebalance", [](Daemon& daemon, const json& request, uint64_t,
+                              const Reply& reply) { run(daemon, request, true, reply); }},
+  };
   return kCommands;
 }
 

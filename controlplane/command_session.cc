@@ -19,7 +19,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr uint64_t kSliceLines = (4 << 20) / sizeof(SessionLine);
 constexpr uint64_t kListedDefault = 20;
 constexpr uint64_t kListedMax = 10'000;
 constexpr std::string_view kByHash = "hash:";
@@ -122,7 +121,7 @@ class Census : public std::enable_shared_from_this<Census> {
   void step() {
     const TablesView tables = daemon_.publisher().current();
     const uint32_t now_s = session_now_s();
-    const bool goes_on = registry_.step(kSliceLines, [&](const SessionSeen& seen) {
+    const bool goes_on = registry_.step(SessionRegistry::kSliceLines, [&](const SessionSeen& seen) {
       if (!is_in_force(seen.session, tables, now_s) || !filter_.passes(seen.session, tables)) return;
       Count& count = counts_[seen.session.backend];
       (is_pinned(seen.session.kind) ? count.pinned : count.learnt)++;
@@ -339,15 +338,14 @@ void unpin(Daemon& daemon, const json& request, uint64_t, const Reply& reply) {
                                });
 }
 
-constexpr std::array kCommands = {
-    Command{"session.show", show, Role::read},
-    Command{"session.pin", pin},
-    Command{"session.unpin", unpin},
-};
-
 }  // namespace
 
 std::span<const Command> session_commands() {
+  static constexpr std::array kCommands = {
+      Command{"session.show", show, Role::read},
+      Command{"session.pin", pin},
+      Command{"session.unpin", unpin},
+  };
   return kCommands;
 }
 

@@ -121,14 +121,14 @@ void export_sessions(Daemon& daemon, const json& request, uint64_t, const Reply&
 // ---- import
 
 // The backends that a request names, and what is wrong with each that is not here.
-struct Named {
+struct NamedBackends {
   std::vector<std::optional<BackendId>> ids;
   std::map<BackendId, uint64_t> room;  // of those that have a limit
   json faults = json::array();
 };
 
-Named named_backends(const Daemon& daemon, const json& request) {
-  Named named;
+NamedBackends named_backends(const Daemon& daemon, const json& request) {
+  NamedBackends named;
   const TablesView tables = daemon.publisher().current();
   for (const json& pair : request["backends"]) {
     const auto service_name = pair[0].get<std::string>(), backend = pair[1].get<std::string>();
@@ -238,7 +238,7 @@ class Rooms {
   std::optional<SessionRegistry> registry_;
 };
 
-json room_of_each(const Named& named) {
+json room_of_each(const NamedBackends& named) {
   json out = json::array();
   for (const std::optional<BackendId>& id : named.ids) {
     const auto room = id ? named.room.find(*id) : named.room.end();
@@ -257,7 +257,7 @@ void import_sessions(Daemon& daemon, const json& request, uint64_t, const Reply&
     return refuse(kCodeFailed, {"the sessions are of another secret: their hashes name nobody here",
                                 "the same `secret` in the configuration of both balancers"});
   }
-  const Named named = named_backends(daemon, request);
+  const NamedBackends named = named_backends(daemon, request);
   json response = ok_response();
   if (request.value("dry_run", json(false)) == json(true)) {
     response["faults"] = named.faults;
@@ -307,14 +307,13 @@ void import_sessions(Daemon& daemon, const json& request, uint64_t, const Reply&
   });
 }
 
-constexpr std::array kCommands = {
-    Command{"session.export", export_sessions, Role::read},
-    Command{"session.import", import_sessions, Role::admin, /*in_parts=*/true},
-};
-
 }  // namespace
 
 std::span<const Command> session_file_commands() {
+  static constexpr std::array kCommands = {
+      Command{"session.export", export_sessions, Role::read},
+      Command{"session.import", import_sessions, Role::admin, /*in_parts=*/true},
+  };
   return kCommands;
 }
 

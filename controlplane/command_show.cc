@@ -124,18 +124,17 @@ void explain_flow(Daemon& daemon, const json& request, uint64_t, const Reply& re
   reply(question ? explain(daemon, *question) : error_response(kCodeBadRequest, question.error()));
 }
 
-constexpr std::array kCommands = {
-    Command{"show.services", show_services, Role::read},
-    Command{"show.backends", show_backends, Role::read},
-    Command{"show.dataplane", show_dataplane, Role::read},
-    Command{"show.generation", show_generation, Role::read},
-    Command{"show.flows", show_flows, Role::read},
-    Command{"explain", explain_flow, Role::read},
-};
-
 }  // namespace
 
 std::span<const Command> show_commands() {
+  static constexpr std::array kCommands = {
+      Command{"show.services", show_services, Role::read},
+      Command{"show.backends", show_backends, Role::read},
+      Command{"show.dataplane", show_dataplane, Role::read},
+      Command{"show.generation", show_generation, Role::read},
+      Command{"show.flows", show_flows, Role::read},
+      Command{"explain", explain_flow, Role::read},
+  };
   return kCommands;
 }
 

@@ -1,7 +1,7 @@
 #include "controlplane/echo_message.h"
 
-#include <linux/icmp.h>
 #include <netinet/icmp6.h>
+#include <netinet/ip_icmp.h>
 
 #include <cstring>
 #include <utility>
@@ -18,7 +18,7 @@ uint8_t byte_at(std::string_view packet, size_t at) {
   return static_cast<uint8_t>(packet[at]);
 }
 
-uint16_t get16(std::string_view packet, size_t at) {
+uint16_t number_at(std::string_view packet, size_t at) {
   return static_cast<uint16_t>(byte_at(packet, at) << 8 | byte_at(packet, at + 1));
 }
 
@@ -59,8 +59,8 @@ std::string reason_text(Family family, uint8_t type, uint8_t code) {
 }
 
 void fill_numbers(EchoAnswer& answer, std::string_view echo) {
-  answer.identifier = get16(echo, 4);
-  answer.sequence = get16(echo, 6);
+  answer.identifier = number_at(echo, 4);
+  answer.sequence = number_at(echo, 6);
   if (echo.size() < kEchoHeaderBytes + kCookieBytes) return;
   uint64_t cookie = 0;
   std::memcpy(&cookie, echo.data() + kEchoHeaderBytes, sizeof cookie);
@@ -100,7 +100,7 @@ std::string echo_request(Family family, uint16_t identifier, uint16_t sequence, 
   if (family == Family::v4) {
     uint32_t sum = 0;  // RFC 1071
     for (size_t at = 0; at < packet.size(); at += 2)
-      sum += get16(packet, at);
+      sum += number_at(packet, at);
     while (sum >> 16 != 0)
       sum = (sum & 0xffff) + (sum >> 16);
     put16(packet, 2, static_cast<uint16_t>(~sum));

@@ -18,11 +18,6 @@ namespace {
 
 using nlohmann::json;
 
-double seconds_since(uint64_t then_ns) {
-  const uint64_t now_ns = monotonic_ns();
-  return static_cast<double>(now_ns - std::min(now_ns, then_ns)) / 1e9;
-}
-
 double seconds_until(uint64_t then_ns) {
   const uint64_t now_ns = monotonic_ns();
   return static_cast<double>(then_ns - std::min(now_ns, then_ns)) / 1e9;
@@ -131,6 +126,11 @@ std::optional<double> seconds_to_reset(const Daemon& daemon, const Service& serv
   const Override* entry = daemon.configuration().overrides().find({service.config.name, backend.config.name});
   if (entry == nullptr || !entry->reset) return std::nullopt;
   return seconds_until(entry->reset->at_ns);
+}
+
+double seconds_since(uint64_t then_ns) {
+  const uint64_t now_ns = monotonic_ns();
+  return static_cast<double>(now_ns - std::min(now_ns, then_ns)) / 1e9;
 }
 
 const char* text(Health health) {

@@ -44,6 +44,8 @@ class BackendsReport {
   nlohmann::json out_;
 };
 
+// 0 for a time to come.
+double seconds_since(uint64_t then_ns);
 nlohmann::json report_dataplane(const Daemon& daemon);
 // The current generation: its number and age, a checksum that is the same on every balancer with the same
 // tables, which worker has acknowledged what, the memory of it all.

@@ -19,11 +19,6 @@ namespace {
 
 using nlohmann::json;
 
-double seconds_since(uint64_t then_ns) {
-  const uint64_t now_ns = monotonic_ns();
-  return static_cast<double>(now_ns - std::min(now_ns, then_ns)) / 1e9;
-}
-
 json report_control(const Daemon& daemon) {
   const TablesView tables = daemon.publisher().current();
   const Publisher::Memory memory = daemon.publisher().memory();

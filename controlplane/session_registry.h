@@ -50,6 +50,9 @@ std::optional<SessionSeen> find_session(const SessionLine* lines, uint64_t count
 
 class SessionRegistry {
  public:
+  // Of a slice that holds nobody up: 4 MiB of table.
+  static constexpr uint64_t kSliceLines = (4 << 20) / sizeof(SessionLine);
+
   // An Error when no data plane has run with these tables.
   static Result<SessionRegistry> open(const std::string& directory, uint64_t tables_incarnation);
 

@@ -89,7 +89,7 @@ if wanted asan; then
   # Fewer cases of each property: that it holds is the other build's matter.
   RC_PARAMS=max_success=30 meson_group asan "$BUILD/asan" unit property
   compile "$BUILD/asan" dataplane/sluice-replay
-  SLUICE_BUILD=$BUILD/asan runner pytest --group asan-packet --folder "$REPOSITORY/tests/packet"
+  SLUICE_BUILD=$BUILD/asan runner pytest --group asan-packet --folder "$REPOSITORY/tests/packet" --parallel
 fi
 if wanted tsan; then
   step "build: $BUILD/tsan (ThreadSanitizer)"
@@ -102,10 +102,11 @@ if wanted fuzz; then
     -Dcpp_args='-Wno-gnu-statement-expression -Wno-c99-extensions' -Dfuzz=true -Db_lundef=false $WERROR
   meson_group fuzz "$BUILD/fuzz" fuzz
 fi
-for folder in packet system; do
-  if wanted "$folder"; then
-    SLUICE_BUILD=$BUILD runner pytest --group "$folder" --folder "$REPOSITORY/tests/$folder"
-  fi
-done
+if wanted packet; then
+  SLUICE_BUILD=$BUILD runner pytest --group packet --folder "$REPOSITORY/tests/packet" --parallel
+fi
+if wanted system; then
+  SLUICE_BUILD=$BUILD runner pytest --group system --folder "$REPOSITORY/tests/system"
+fi
 
 runner summary
