@@ -163,9 +163,12 @@ inline bool is_first_in_refresh(FlowTable::Place place, const ServiceRecord& ser
   const ServiceRecord& service = tables.service(packet.service);
   // Its timeout may be a shorter one now.
   if (found.next != found.state) flows_.expect(place, now_s, idle_timeout_s(service, found.next));
-  if ((service.flags & ServiceRecord::kSessions) != 0 && is_first_in_refresh(place, service, now_s) &&
-      !refresh_session(packet, place, tables, now_s, sums)) [[unlikely]]
-    return;
+  if ((service.flags & ServiceRecord::kSessions) != 0 && !is_unconfirmed(found.next)) {
+    const bool is_confirmed_now = is_unconfirmed(found.state) && on_trial_.may_have(packet.hash);
+    if ((is_confirmed_now || is_first_in_refresh(place, service, now_s)) &&
+        !refresh_session(packet, place, tables, now_s, sums)) [[unlikely]]
+      return;
+  }
   place.touch(found.next, now_s);
 }
 

@@ -18,6 +18,7 @@
 //
 // A service with sessions: a new flow goes to its session's backend (session_table.h), found by the client's
 // address or by a key in the payload; the session's first choice is the lookup table's, by the same hash.
+// One packet proves nothing here either: until its flow is confirmed, a session rests no longer than a SYN.
 // Sessions of flows that go on are refreshed once in refresh_s; then a UDP flow goes where its session was
 // moved to, and a TCP one is reset, if that was asked for. Of a service with keys, the flow itself is what
 // the key says, whatever addresses it comes from; packets too short for a key are tracked as connections are.
@@ -33,6 +34,7 @@
 #include "dataplane/batch.h"
 #include "dataplane/chooser.h"
 #include "dataplane/flow_table.h"
+#include "dataplane/recent_set.h"
 #include "dataplane/session_table.h"
 #include "src/stats.h"
 
@@ -113,6 +115,7 @@ class Tracker {
                          const TablesView& tables, uint32_t now_s);
   bool follow_session(Packet& packet, SessionTable::Found& found, uint64_t session, const TablesView& tables,
                       uint32_t now_s);
+  void touch(const Packet& packet, SessionTable::Found& found, const ServiceRecord& service, uint32_t now_s);
   bool lend(Packet& packet, uint64_t session, const TablesView& tables);
   bool refresh_session(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s,
                        Sums& sums);
@@ -127,6 +130,7 @@ class Tracker {
   WorkerStats& stats_;
   Chooser chooser_;
   uint64_t sessions_swept_ = 0;  // the line to go on with
+  RecentSet on_trial_;           // flows whose confirmation their session waits for
   bool many_unknown_ = false;    // of the last batch's packets; only how to look depends on it
 };
 

@@ -59,7 +59,7 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
   const std::optional<BackendId> own = tables.own_backend(packet.service, value.backend);
   if (!own) {
     // Its backend is none of ours: ours is the next choice, and the others of the group keep theirs.
-    if (lend(packet, session, tables) && !is_pinned) touch(found, service, now_s);
+    if (lend(packet, session, tables) && !is_pinned) touch(packet, found, service, now_s);
     return true;
   }
   const BackendRecord& backend = tables.backend(*own);
@@ -81,31 +81,34 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
     // It comes back when the backend is well.
     if (!lend(packet, session, tables)) return true;
   }
-  if (!is_pinned) touch(found, service, now_s);
+  if (!is_pinned) touch(packet, found, service, now_s);
   return true;
 }
 
 [[gnu::noinline]] bool Tracker::choose_by_session(Packet& packet, SessionTable::Found found, uint64_t session,
                                                   const TablesView& tables, uint32_t now_s) {
+  const ServiceRecord& service = tables.service(packet.service);
+  const bool is_tcp = packet.protocol == wire::kProtoTcp;
+  const uint32_t last_s = is_tcp ? now_s - (service.session_idle_s - on_trial_s(service)) : now_s;
   // Others may be at the same session: it changes under our hands a few times at most.
   for (int attempt = 0; attempt < 4; attempt++) {
     if (found && follow_session(packet, found, session, tables, now_s))
       return packet.verdict == Verdict::forward;
-    const bool is_over_now =
-        found && !is_ours(found.session(), tables.service(packet.service), tables, now_s);
+    const bool is_over_now = found && !is_ours(found.session(), service, tables, now_s);
     const uint64_t hash = found && !is_over_now ? next_choice(session) : session;
     if (!select(packet, hash, tables)) return false;
     // Nobody is tied to who only says sorry.
     if ((packet.record->flags & BackendRecord::kSorry) != 0) return true;
-    const bool is_capped = (tables.service(packet.service).flags & ServiceRecord::kCapped) != 0;
+    const bool is_capped = (service.flags & ServiceRecord::kCapped) != 0;
     if (is_capped && is_first(packet) && !find_room(packet, hash, true, tables)) return false;
-    const SessionValue fresh{packet.backend, SessionKind::learnt, 0, now_s, now_s >> kCreatedShift};
+    const SessionValue fresh{packet.backend, SessionKind::learnt, 0, last_s, now_s >> kCreatedShift};
     if (!found) {
       const SessionTable::Made made = sessions_.find_or_make(session, fresh);
       if (made.made) {
         stats_.sessions.made.add(1);
         stats_.sessions.active.add(1);
         stats_.sessions_active[index(packet.backend)].add(1);
+        if (is_tcp) on_trial_.put(packet.hash, now_s);
         return true;
       }
       if (!made.found) {
@@ -121,6 +124,7 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
       if (is_over_now) stats_.sessions.made.add(1);
       stats_.sessions_active[index(before.backend)].subtract(1);
       stats_.sessions_active[index(packet.backend)].add(1);
+      if (is_tcp) on_trial_.put(packet.hash, now_s);
       return true;
     }
     if (!found) found = sessions_.find(session);

@@ -22,10 +22,23 @@ inline uint64_t Tracker::session_of(const Packet& packet, const TablesView& tabl
   return client_session(source_of(packet), service, secret);
 }
 
+// One packet proves nothing: what a TCP packet of an unknown connection makes, or finds near its end, rests
+// for as long as a SYN may. When that flow is confirmed, it rests for its own time (follow()). Else a flood
+// of spoofed SYNs would fill the table, and max_sessions, for an hour.
+inline uint32_t on_trial_s(const ServiceRecord& service) {
+  return std::min<uint32_t>(service.idle_s[ServiceRecord::kSyn], service.session_idle_s);
+}
+
 // A new connection is a sign of life: said once in each piece of refresh_s, the same pieces as of those that
 // go on. So what a session says is never older than a piece, which is what it rests for longer.
-inline void touch(SessionTable::Found& found, const ServiceRecord& service, uint32_t now_s) {
+inline void Tracker::touch(const Packet& packet, SessionTable::Found& found, const ServiceRecord& service,
+                           uint32_t now_s) {
   SessionValue value = found.session();
+  if (packet.protocol == wire::kProtoTcp &&
+      since_s(value.last_s, now_s) >= service.session_idle_s - on_trial_s(service)) [[unlikely]] {
+    // An untracked flow's second packet comes here as well.
+    if (is_first(packet) || !on_trial_.may_have(packet.hash)) return on_trial_.put(packet.hash, now_s);
+  }
   if (((value.last_s ^ now_s) & kSessionTimeMask) < refresh_s(service.session_idle_s)) [[likely]]
     return;
   value.last_s = now_s;
@@ -48,7 +61,7 @@ inline void touch(SessionTable::Found& found, const ServiceRecord& service, uint
     if (!is_pinned(value.kind) & is_well & is_fresh & !has_limits) [[likely]] {
       packet.backend = value.backend;
       packet.record = &backend;
-      touch(found, service, now_s);
+      touch(packet, found, service, now_s);
       return true;
     }
   }

@@ -24,14 +24,16 @@ class Sessions : public Tracking {
   static std::string client(uint32_t number) {
     return "198.51." + std::to_string(number / 250) + "." + std::to_string(number % 250 + 1);
   }
-  // A connection of its own, by its first packet.
+  // A connection of its own.
   std::string connect(const std::string& from, uint16_t port = 80) {
     next_port_ = next_port_ == 65'000 ? 1'024 : static_cast<uint16_t>(next_port_ + 1);
-    return send({.source = from.c_str(),
-                 .source_port = next_port_,
-                 .destination_port = port,
-                 .tcp_flags = wire::kTcpSyn})
-        .backend;
+    FrameSpec spec = {.source = from.c_str(), .source_port = next_port_, .destination_port = port};
+    spec.tcp_flags = wire::kTcpSyn;
+    const Seen seen = send(spec);
+    if (seen.verdict != Verdict::forward) return seen.backend;
+    spec.tcp_flags = wire::kTcpAck;
+    EXPECT_EQ(send(spec).backend, seen.backend);
+    return seen.backend;
   }
   std::map<std::string, std::string> connect_all(uint32_t clients) {
     std::map<std::string, std::string> homes;

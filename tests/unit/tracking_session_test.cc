@@ -132,6 +132,36 @@ TEST_F(Sessions, idle_time_and_lifetime) {
   expect_gauges_true();
 }
 
+// Proves: a packet that nothing follows holds its session no longer than a SYN's flow, however often it
+// comes; a connection that goes on has it for its time.
+TEST_F(Sessions, one_packet_proves_nothing) {
+  const TablesView tables = publisher.current();
+  const ServiceRecord& web = tables.service(model.find_service("web")->id);
+  const uint32_t trial_s = web.idle_s[ServiceRecord::kSyn] + refresh_s(web.session_idle_s);
+  ASSERT_LT(trial_s * 4, web.session_idle_s);
+  const auto packet = [&](uint32_t from, uint16_t port, uint8_t tcp_flags) {
+    return send({.source = client(from).c_str(), .source_port = port, .tcp_flags = tcp_flags}).backend;
+  };
+  for (uint32_t passed = 0; passed < 2 * trial_s; passed += 10, now_s += 10) {
+    packet(1, 1'000, wire::kTcpSyn);
+    packet(2, static_cast<uint16_t>(1'000 + passed), wire::kTcpSyn);
+    packet(3, static_cast<uint16_t>(1'000 + passed), wire::kTcpAck);
+  }
+  EXPECT_EQ(counters().made.get(), 5u) << "of the two that open connections anew it was over, and made again";
+  for (const uint8_t first : {wire::kTcpSyn, wire::kTcpAck}) {
+    const uint32_t from = first == wire::kTcpSyn ? 4 : 5;
+    packet(from, 1'000, first);
+    packet(from, 1'000, wire::kTcpAck);
+  }
+  now_s += trial_s + 1;
+  sweep_all_sessions();
+  EXPECT_EQ(counters().active.get(), 2u);
+  now_s += web.session_idle_s - trial_s - 1;
+  sweep_all_sessions();
+  EXPECT_EQ(counters().active.get(), 2u);
+  expect_gauges_true();
+}
+
 // Proves: whenever its packets come, a connection that may still go on has its session: the client's next
 // connection goes there, and nobody takes it for quiet. With timeouts in seconds, and in units of 128.
 TEST_F(Sessions, last_as_long_as_their_connections_may_rest) {
