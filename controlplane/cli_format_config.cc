@@ -50,6 +50,10 @@ std::string format_diff(const json& response) {
                        text_of(flows, "service"), flows.at("hash_space_moved_percent").get<double>(),
                        flows.at("ideal_percent").get<double>(), flows.at("flows_active").get<uint64_t>(),
                        flows.at("flows_moved").get<uint64_t>());
+    if (const auto forgotten = flows.value("flows_forgotten", uint64_t{0}); forgotten != 0)
+      out += fmt::format(
+          "{}: {} tracked flows are forgotten; where the lookup table says another backend, they move\n",
+          text_of(flows, "service"), forgotten);
   }
   if (response.at("flows").empty()) out += "no flow moves\n";
   return out;

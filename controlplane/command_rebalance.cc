@@ -84,7 +84,13 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
     });
   }
 
-  void fail(const Error& error) { answer(error_response(kCodeFailed, error)); }
+  void fail(Error error) {
+    if (!planned_.empty()) error.what += so_far();
+    answer(error_response(kCodeFailed, error));
+  }
+  std::string so_far() const {
+    return fmt::format("; {} of {} sessions were moved", moved_, planned_.size());
+  }
 
   // The service as it is now, if it still has sessions.
   const Service* service() {
@@ -110,6 +116,10 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
       const auto before = packets_before_.find(backend.id);
       activity.packets = before == packets_before_.end() ? 0 : packets - before->second;
       activity.room = session_room(daemon_, backend);
+      // Clients of a backend without room for their flows would be lent to others.
+      if (const uint32_t most = backend.config.max_flows;
+          most != 0 && flows_active(stats, backend.id) >= most)
+        activity.room = 0;
       positions_[backend.id] = activities_.size();
       activities_.push_back(activity);
       of_.push_back({backend.config.name, flows_active(stats, backend.id), 0, 0});
@@ -216,6 +226,12 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
     response_["quiet_s"] = quiet_s_;
     planned_ = std::move(plan.moves);
     if (!moves_) return answer(response_);
+    Event event;
+    event.kind = "rebalance_began";
+    event.service = service_;
+    event.text = fmt::format("{}: {} sessions are to move, {} a second{}", service_, planned_.size(),
+                             limits_.rate, limits_.resets ? ", their connections are reset" : "");
+    daemon_.events().add(std::move(event));
     began_ = told_ = Clock::now();
     move_some();
   }
@@ -231,13 +247,14 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
     const uint64_t end = std::min({planned_.size(), std::max<uint64_t>(allowed, next_), next_ + at_once});
     std::vector<CommandEntry> commands;
     for (; next_ < end; next_++) {
-      if (const auto kind = moves_as(planned_[next_], *service)) {
+      const SessionMove& move = planned_[next_];
+      if (const auto kind = moves_as(move, *service, commands)) {
         CommandEntry command{};
         command.kind = CommandKind::move;
         command.session = *kind;
-        command.hash = planned_[next_].hash;
-        command.from = planned_[next_].from;
-        command.backend = planned_[next_].to;
+        command.hash = move.hash;
+        command.from = move.from;
+        command.backend = move.to;
         commands.push_back(command);
       } else {
         left_alone_++;
@@ -250,10 +267,15 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
   }
 
   // How it moves, if it still may.
-  std::optional<SessionKind> moves_as(const SessionMove& move, const Service& service) const {
+  std::optional<SessionKind> moves_as(const SessionMove& move, const Service& service,
+                                      const std::vector<CommandEntry>& before) const {
     const auto to = std::find_if(service.backends.begin(), service.backends.end(),
                                  [&](const Backend& backend) { return backend.id == move.to; });
     if (to == service.backends.end() || !service.takes_new(*to)) return {};
+    const auto coming = std::count_if(before.begin(), before.end(), [&](const CommandEntry& command) {
+      return command.backend == move.to;
+    });
+    if (session_room(daemon_, *to) <= static_cast<uint64_t>(coming)) return {};
     const std::optional<SessionSeen> seen = registry_.find(move.hash);
     if (!seen || is_pinned(seen->session.kind) || seen->session.backend != move.from) return {};
     if (!is_live(seen->session, session_now_s())) return SessionKind::moved;
@@ -266,7 +288,9 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
                                        CommandResult::stale, CommandResult::none})
       left_alone_ += outcome.count(result);
     if (!outcome.is_whole()) {
-      response_ = error_response(kCodeFailed, outcome.fault);
+      Error fault = outcome.fault;
+      fault.what += so_far();
+      response_ = error_response(kCodeFailed, fault);
       response_["not_known"] = outcome.under_way;
       return finish();
     }

@@ -150,6 +150,10 @@ NamedBackends named_backends(const Daemon& daemon, const json& request) {
       fault(no_such_backend(daemon.model(), service_name, backend));
     } else {
       const Backend& known = daemon.model().backend(*place);
+      if (known.config.sorry) {
+        fault({fmt::format("{}/{} is a sorry backend: no session names it", service_name, backend), ""});
+        continue;
+      }
       named.ids.emplace_back(known.id);
       if (known.config.max_sessions != 0) named.room[known.id] = session_room(daemon, known);
     }

@@ -163,12 +163,13 @@ json effect(const Service& service, const Service* next, const TablesView& table
     percent = same_table ? 0 : moved_percent(published(tables, service.id), built(after, next->config));
     ideal = same_table ? 0 : ideal_percent(before, after);
   }
-  if (percent == 0 && ideal == 0 && moved == 0) return nullptr;
-  return {{"service", service.config.name},
-          {"hash_space_moved_percent", percent},
-          {"ideal_percent", ideal},
-          {"flows_active", active},
-          {"flows_moved", moved}};
+  const bool forgets =
+      next != nullptr && next->config.affinity == Affinity::none && service.config.affinity != Affinity::none;
+  const uint64_t forgotten = forgets ? active - moved : 0;
+  if (percent == 0 && ideal == 0 && moved == 0 && forgotten == 0) return nullptr;
+  return {{"service", service.config.name}, {"hash_space_moved_percent", percent},
+          {"ideal_percent", ideal},         {"flows_active", active},
+          {"flows_moved", moved},           {"flows_forgotten", forgotten}};
 }
 
 }  // namespace

@@ -17,13 +17,17 @@ namespace sluice {
 // what is added or removed as a whole are listed too. The secret itself is not shown.
 nlohmann::json diff_written(const WrittenConfig& from, const WrittenConfig& to);
 
-// The flows: [{"service", "hash_space_moved_percent", "ideal_percent", "flows_active", "flows_moved"}], only
+// The flows: [{"service", "hash_space_moved_percent", "ideal_percent", "flows_active", "flows_moved",
+// "flows_forgotten"}], only
 // services in which any of it is not zero.
 //
 //   hash_space_moved_percent   of the lookup table's slots: the share of untracked and future flows that go
 //                              to another backend
 //   ideal_percent              what any method would have to move, by the weights alone
 //   flows_moved                tracked flows of backends that go, and of services that go
+//   flows_forgotten            the others, when the service gets affinity "none": those that are elsewhere
+//   than
+//                              the lookup table says move
 //
 // `next` is the model as it would be. Backends that nobody has checked yet are taken as up: it says what the
 // change comes to. The sorry backend counts while it serves, and then nobody else does. Cost: a lookup table

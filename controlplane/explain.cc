@@ -265,7 +265,7 @@ class Explanation {
     }
     const std::string name = tables_.backend_cold(*own).name;
     const uint8_t flags = tables_.backend(*own).flags;
-    const bool is_alive = (flags & BackendRecord::kAlive) != 0;
+    const bool is_alive = (flags & (BackendRecord::kAlive | BackendRecord::kSorry)) == BackendRecord::kAlive;
     const bool is_well =
         is_alive && (flags & BackendRecord::kFailed) == 0 && (flags & BackendRecord::kResolved) != 0;
     if ((flags & BackendRecord::kMigrates) != 0 && !is_pinned) {

@@ -36,7 +36,9 @@ std::vector<ScaleWatch::Change> ScaleWatch::look(const Model& model, const Stats
     if (!percent) continue;
     const auto known = states_.find(config.name);
     const State before = known == states_.end() ? State::ok : known->second;
-    const double up_at = config.scale_up_percent - (before == State::up ? kHysteresisPercent : 0);
+    // Of a small threshold half: it must be possible to get below.
+    const double up_hysteresis = std::min<double>(kHysteresisPercent, config.scale_up_percent / 2.0);
+    const double up_at = config.scale_up_percent - (before == State::up ? up_hysteresis : 0);
     const double down_at = config.scale_down_percent + (before == State::down ? kHysteresisPercent : 0);
     const State now = config.scale_up_percent != 0 && *percent >= up_at       ? State::up
                       : config.scale_down_percent != 0 && *percent <= down_at ? State::down

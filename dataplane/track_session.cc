@@ -63,7 +63,9 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
     return true;
   }
   const BackendRecord& backend = tables.backend(*own);
-  const bool is_alive = (backend.flags & BackendRecord::kAlive) != 0;
+  // Nobody is tied to who only says sorry.
+  const bool is_alive =
+      (backend.flags & (BackendRecord::kAlive | BackendRecord::kSorry)) == BackendRecord::kAlive;
   const bool has_failed =
       (backend.flags & (BackendRecord::kFailed | BackendRecord::kResolved)) != BackendRecord::kResolved;
   if ((backend.flags & BackendRecord::kMigrates) != 0 && !is_pinned) return false;
@@ -139,8 +141,8 @@ std::optional<BackendId> Tracker::moved_to(const Packet& packet, const SessionVa
   const std::optional<BackendId> own = tables.own_backend(packet.service, session.backend);
   if (!own || *own == packet.backend) return {};
   const BackendRecord& backend = tables.backend(*own);
-  constexpr uint8_t kAsked =
-      BackendRecord::kAlive | BackendRecord::kFailed | BackendRecord::kResolved | BackendRecord::kMigrates;
+  constexpr uint8_t kAsked = BackendRecord::kAlive | BackendRecord::kFailed | BackendRecord::kResolved |
+                             BackendRecord::kMigrates | BackendRecord::kSorry;
   if (backend.service != packet.service ||
       (backend.flags & kAsked) != (BackendRecord::kAlive | BackendRecord::kResolved))
     return {};

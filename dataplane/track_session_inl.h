@@ -51,7 +51,8 @@ inline void Tracker::touch(const Packet& packet, SessionTable::Found& found, con
   if (found) [[likely]] {
     // What follow_session() does for nearly all.
     constexpr uint32_t kWell = BackendRecord::kConfigured | BackendRecord::kAlive | BackendRecord::kResolved;
-    constexpr uint32_t kAsked = kWell | BackendRecord::kFailed | BackendRecord::kMigrates;
+    constexpr uint32_t kAsked =
+        kWell | BackendRecord::kFailed | BackendRecord::kMigrates | BackendRecord::kSorry;
     const SessionValue value = found.session();
     const ServiceRecord& service = tables.service(packet.service);
     const BackendRecord& backend = tables.backend(value.backend);

@@ -115,6 +115,24 @@ TEST(ConfigDiff, CountsWhatMoves) {
   EXPECT_EQ(flows[0]["hash_space_moved_percent"], 100.0);
 }
 
+TEST(ConfigDiff, CountsWhatAServiceWithoutAffinityForgets) {
+  Publisher publisher = Publisher::anonymous();
+  Config config = small_config();
+  Model model = model_of(config, publisher);
+  compiled(model, publisher);
+  Segment memory = Segment::anonymous(kStatsSegment, sizeof(StatsSegment));
+  auto& stats = memory.as<StatsSegment>();
+  stats.workers[0].loops.add(1);
+  stats.workers[0].backends[index(model.services()[0].backends[0].id)].flows_active.set(10);
+  stats.workers[0].backends[index(model.services()[0].backends[1].id)].flows_active.set(5);
+  config.services[0].affinity = Affinity::none;
+  json flows = diff_flows(model, after(model, config, publisher), publisher.current(), &stats);
+  ASSERT_EQ(flows.size(), 1u);
+  EXPECT_EQ(flows[0]["flows_forgotten"], 15u);
+  EXPECT_EQ(flows[0]["hash_space_moved_percent"], 0.0);
+  EXPECT_EQ(flows[0]["flows_moved"], 0u);
+}
+
 // Proves that the sorry backend moves flows when it serves, and only then: another one, none, or the
 // backends' weights, which count for nobody meanwhile.
 TEST(ConfigDiff, TheSorryBackendCountsWhileItServes) {

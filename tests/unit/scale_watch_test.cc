@@ -84,6 +84,17 @@ TEST_F(Scale, tells_once_and_with_hysteresis) {
   EXPECT_EQ(look(), States{State::down}) << "from one to the other at once";
 }
 
+TEST_F(Scale, a_small_threshold_ends_as_well) {
+  model_.edit_all()[0].config.scale_up_percent = 4;
+  model_.edit_all()[0].config.scale_down_percent = 0;
+  flows(4);
+  EXPECT_EQ(look(), States{State::up});
+  flows(2);
+  EXPECT_EQ(look(), States{});
+  flows(1);
+  EXPECT_EQ(look(), States{State::ok});
+}
+
 TEST_F(Scale, by_what_is_scarcer_and_by_who_may_serve) {
   flows(50);
   // 3,400 of 4,000 sessions, one worker below zero.

@@ -174,6 +174,21 @@ TEST_F(Sessions, nobody_is_tied_to_the_sorry_backend) {
     health("b" + std::to_string(i), Health::up);
   for (const auto& [from, home] : homes)
     EXPECT_EQ(connect(from), home);
+
+  // Nor to one that had sessions before it became that.
+  use([](ServiceConfig& web) {
+    web.backends.pop_back();
+    web.backends.back().sorry = true;
+  });
+  for (const auto& [from, home] : homes) {
+    const std::string now = connect(from);
+    if (home != "b4") {
+      EXPECT_EQ(now, home);
+    } else {
+      EXPECT_NE(now, "b4");
+    }
+  }
+  EXPECT_EQ(sessions_of("web", "b4"), 0u);
 }
 
 // Proves: before the sweep as after it, the clients of a removed backend are chosen for as new ones, so that
