@@ -86,8 +86,7 @@ if wanted asan; then
     -Ddpdk=false -Dbpf=false -Db_sanitize=address,undefined -Db_lundef=false $WERROR
   export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
   export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-  # Fewer cases of each property: that it holds is the other build's matter.
-  RC_PARAMS=max_success=30 meson_group asan "$BUILD/asan" unit property
+  meson_group asan "$BUILD/asan" unit
   compile "$BUILD/asan" dataplane/sluice-replay
   SLUICE_BUILD=$BUILD/asan runner pytest --group asan-packet --folder "$REPOSITORY/tests/packet" --parallel
 fi
@@ -98,8 +97,8 @@ if wanted tsan; then
 fi
 if wanted fuzz; then
   step "build: $BUILD/fuzz (libFuzzer)"
-  CC=clang-14 CXX=clang++-14 configure "$BUILD/fuzz" --buildtype=debug -Doptimization=1 -Ddpdk=false -Dbpf=false \
-    -Dcpp_args='-Wno-gnu-statement-expression -Wno-c99-extensions' -Dfuzz=true -Db_lundef=false $WERROR
+  CC=clang-14 CXX=clang++-14 configure "$BUILD/fuzz" -Ddebug=false -Doptimization=1 -Ddpdk=false -Dbpf=false \
+    -Dcpp_args='-gline-tables-only -Wno-gnu-statement-expression -Wno-c99-extensions' -Dfuzz=true -Db_lundef=false $WERROR
   meson_group fuzz "$BUILD/fuzz" fuzz
 fi
 if wanted packet; then

@@ -36,8 +36,13 @@ TEST_F(Tracking, a_flood_moves_no_established_connection) {
   }
   const uint64_t forwarded_before = stats.workers[0].packets.forwarded.get();
   uint64_t sent = 0;
+#ifdef SLUICE_SANITIZED
+  const int changes = 2;
+#else
+  const int changes = 8;
+#endif
   int hits = 0;
-  for (int change = 0; change < 8; change++) {
+  for (int change = 0; change < changes; change++) {
     models::edit(model, "web", "b" + std::to_string(1 + change % 4)).weight_override = 1 + random() % 200;
     publish();
     for (uint64_t i = 0; i < flows.buckets(); i++, sent++)
@@ -55,7 +60,7 @@ TEST_F(Tracking, a_flood_moves_no_established_connection) {
     hits += send(next).how == FlowHow::hit;
   }
   EXPECT_EQ(stats.workers[0].packets.forwarded.get() - forwarded_before, sent);
-  EXPECT_GE(hits, 7) << "between two buckets of established connections there is no place";
+  EXPECT_GE(hits, changes - 1) << "between two buckets of established connections there is no place";
   EXPECT_GT(stats.workers[0].flows.untracked.get(), 0u);
   EXPECT_GT(stats.workers[0].flows.evicted.get(), 0u);
   for (size_t i = 0; i < clients.size(); i++) {
