@@ -34,13 +34,13 @@ inline uint32_t on_trial_s(const ServiceRecord& service) {
 inline void Tracker::touch(const Packet& packet, SessionTable::Found& found, const ServiceRecord& service,
                            uint32_t now_s) {
   SessionValue value = found.session();
+  if (((value.last_s ^ now_s) & kSessionTimeMask) < refresh_s(service.session_idle_s)) [[likely]]
+    return;
   if (packet.protocol == wire::kProtoTcp &&
-      since_s(value.last_s, now_s) >= service.session_idle_s - on_trial_s(service)) [[unlikely]] {
+      since_s(value.last_s, now_s) >= service.session_idle_s - on_trial_s(service)) {
     // An untracked flow's second packet comes here as well.
     if (is_first(packet) || !on_trial_.may_have(packet.hash)) return on_trial_.put(packet.hash, now_s);
   }
-  if (((value.last_s ^ now_s) & kSessionTimeMask) < refresh_s(service.session_idle_s)) [[likely]]
-    return;
   value.last_s = now_s;
   SessionTable::change(found, value);  // if somebody else did: as good
 }
