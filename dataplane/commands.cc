@@ -157,6 +157,7 @@ Commands::Outcome Commands::move(const CommandEntry& command, const TablesView& 
     session.backend = command.backend;
     session.kind = command.session;
     if (session.kind == SessionKind::moved_resets) session.created = now_s >> kCreatedShift;
+    sessions_.moved.note(command.hash, now_s);
     if (change(found, session)) return {CommandResult::changed, value_before};
   }
   return {CommandResult::absent};

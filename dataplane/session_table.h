@@ -25,6 +25,7 @@
 #include <cassert>
 #include <cstdint>
 
+#include "dataplane/moved_sessions.h"
 #include "src/session_layout.h"
 
 namespace sluice {
@@ -80,6 +81,8 @@ class SessionTable {
   void recover(Visit&& visit);
 
   uint64_t lines() const { return count_; }
+
+  MovedSessions moved;
 
  private:
   struct Slot {

@@ -149,6 +149,10 @@ inline bool is_first_in_refresh(FlowTable::Place place, const ServiceRecord& ser
   return now_s / piece_s != (now_s - idle_s) / piece_s;
 }
 
+inline bool Tracker::may_have_moved(const Packet& packet, const TablesView& tables, uint32_t now_s) const {
+  return sessions_.moved.any(now_s) && sessions_.moved.may_have(session_of(packet, tables));
+}
+
 // A packet of a flow that is in the table.
 [[gnu::noinline]] void Tracker::follow(Packet& packet, FlowTable::Place place, const TablesView& tables,
                                        uint32_t now_s, Sums& sums) {
@@ -165,7 +169,8 @@ inline bool is_first_in_refresh(FlowTable::Place place, const ServiceRecord& ser
   if (found.next != found.state) flows_.expect(place, now_s, idle_timeout_s(service, found.next));
   if ((service.flags & ServiceRecord::kSessions) != 0 && !is_unconfirmed(found.next)) {
     const bool is_confirmed_now = is_unconfirmed(found.state) && on_trial_.may_have(packet.hash);
-    if ((is_confirmed_now || is_first_in_refresh(place, service, now_s)) &&
+    if ((is_confirmed_now || is_first_in_refresh(place, service, now_s) ||
+         may_have_moved(packet, tables, now_s)) &&
         !refresh_session(packet, place, tables, now_s, sums)) [[unlikely]]
       return;
   }
@@ -300,7 +305,7 @@ struct Tracker::Steady {
   uint64_t backend_start = 0;  // the first eight bytes of its backend's record, where kBackendMask says
 
   Steady() = default;
-  Steady(ServiceId id, const ServiceRecord& record, uint32_t now_s)
+  Steady(ServiceId id, const ServiceRecord& record, uint32_t now_s, bool some_moved)
       : service(id),
         stateless((record.flags & ServiceRecord::kStateless) != 0),
         by_key((record.flags & ServiceRecord::kByKey) != 0),
@@ -316,6 +321,9 @@ struct Tracker::Steady {
     same_time_mask = static_cast<uint16_t>(!has_sessions                    ? kTimeMask
                                            : state == FlowState::long_lived ? refresh_mask >> kLongShift
                                                                             : refresh_mask);
+    // No backend is nobody's: follow() looks at each packet.
+    if (has_sessions && some_moved) [[unlikely]]
+      backend_start = uint64_t{index(kNoService)} << 32;
   }
 
   bool holds_for(uint16_t of_flow) const {
@@ -399,10 +407,11 @@ void Tracker::track(Batch& batch, const TablesView& tables, uint32_t now_s) {
   Rest rest[limits::kBatchMax + 1];
   uint32_t rest_count = 0;
   bool has_sessions = false;
+  const bool some_moved = sessions_.moved.any(now_s);
   const auto first_pass = [&](auto&& is_at_home) {
     batch.each_live([&](Packet& packet) {
       if (packet.service != steady.service) [[unlikely]]
-        steady = Steady(packet.service, tables.service(packet.service), now_s);
+        steady = Steady(packet.service, tables.service(packet.service), now_s, some_moved);
       if (steady.stateless) [[unlikely]] {
         packet.how = FlowHow::stateless;
         select(packet, choice_hash(packet, tables), tables);

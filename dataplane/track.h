@@ -19,8 +19,9 @@
 // A service with sessions: a new flow goes to its session's backend (session_table.h), found by the client's
 // address or by a key in the payload; the session's first choice is the lookup table's, by the same hash.
 // One packet proves nothing here either: until its flow is confirmed, a session rests no longer than a SYN.
-// Sessions of flows that go on are refreshed once in refresh_s; then a UDP flow goes where its session was
-// moved to, and a TCP one is reset, if that was asked for. Of a service with keys, the flow itself is what
+// Sessions of flows that go on are refreshed once in refresh_s. Then, and at each packet while sessions were
+// moved lately (moved_sessions.h), a UDP flow goes where its session was moved to, and a TCP one is reset, if
+// that was asked for. Of a service with keys, the flow itself is what
 // the key says, whatever addresses it comes from; packets too short for a key are tracked as connections are.
 //
 // Two passes over a batch. First the packets whose flow is in its home bucket, which nearly all are; nothing
@@ -117,6 +118,7 @@ class Tracker {
                       uint32_t now_s);
   void touch(const Packet& packet, SessionTable::Found& found, const ServiceRecord& service, uint32_t now_s);
   bool lend(Packet& packet, uint64_t session, const TablesView& tables);
+  bool may_have_moved(const Packet& packet, const TablesView& tables, uint32_t now_s) const;
   bool refresh_session(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s,
                        Sums& sums);
   std::optional<BackendId> moved_to(const Packet& packet, const SessionValue& session,

@@ -176,8 +176,10 @@ std::optional<BackendId> Tracker::moved_to(const Packet& packet, const SessionVa
     packet.backend = *there;
     packet.record = &tables.backend(*there);
   }
-  value.last_s = now_s;
-  SessionTable::change(found, value);
+  if (value.last_s != (now_s & kSessionTimeMask)) {
+    value.last_s = now_s;
+    SessionTable::change(found, value);
+  }
   return true;
 }
 

@@ -18,8 +18,8 @@ TWO = {"b1": 100, "b2": 100}
 KEYS = 8
 CONFIG = "".join((
     *(service(name, vip, "ipip", on_fabric(TWO), health=HEALTH, more='affinity = "client"\nidle_timeout = '
-              '{ syn = "2s", established = "4s", closing = "2s", session = "60s" }\n')
-      for name, vip in (("web", WEB), ("shop", SHOP))),
+              f'{{ syn = "2s", established = "4s", closing = "2s", session = "{session}" }}\n')
+      for name, vip, session in (("web", WEB, "60s"), ("shop", SHOP, "1h"))),
     service("game", GAME, "ipip", on_fabric(TWO), port=9000, protocol="udp", health=HEALTH_OF_HTTP,
             more='affinity = "key"\nkey = { offset = 0, bytes = 2 }\nidle_timeout = { udp = "8s", session = "8s" }\n'),
     service("plain", VIPS4[1], "ipip", on_fabric(TWO)),
@@ -147,6 +147,7 @@ def test_connections_are_reset_when_asked(balancer):
 
     def reset():
         return sum(worker["flows"]["reset"] for worker in balancer.dataplane_report()["dataplane"]["workers"])
+    # At once: by themselves connections look after their session every 128 s.
     wait_until(lambda: reset() == 2, reset)
     assert ask_all(balancer, clients, SHOP) == on, "each client's next connection goes where its session is"
     ends = live.finish()

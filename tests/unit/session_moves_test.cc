@@ -267,6 +267,65 @@ TEST_F(Sessions, datagrams_follow_a_session_that_was_moved_and_connections_do_no
   EXPECT_EQ(connect("198.51.100.1"), other) << "a new connection goes there as well";
 }
 
+// Proves: while sessions were moved lately, each packet asks: the next one of a connection of such a session is
+// reset, and the next datagram follows; all others stay where they are, and backends that die lose theirs.
+TEST_F(Sessions, that_move_are_followed_at_once) {
+  config.services[0].affinity = config.services[1].affinity = Affinity::client;
+  apply();
+  connect_all(400);
+  const std::string client = "198.51.100.1";
+  const auto segment = [&] { return send({.source_port = 6'000}); };
+  const auto datagram = [&] {
+    return send({.source_port = 5'000, .destination_port = 53, .protocol = wire::kProtoUdp}).backend;
+  };
+  send({.source_port = 6'000, .tcp_flags = wire::kTcpSyn});
+  const std::string home = segment().backend, dns_home = datagram();
+  ASSERT_EQ(datagram(), dns_home);
+  const auto move = [&](const char* service, const std::string& from, SessionKind kind) {
+    const TablesView tables = publisher.current();
+    const ServiceRecord& record = tables.service(model.find_service(service)->id);
+    const uint64_t hash = client_session(*IpAddress::parse(client), record, tables.generation().secret);
+    SessionTable::Found found = sessions.find(hash);
+    ASSERT_TRUE(found);
+    SessionValue moved = found.session();
+    moved.backend = model.find_backend(service, from == "b1" ? "b2" : "b1")->id;
+    moved.kind = kind;
+    moved.created = now_s >> kCreatedShift;
+    sessions.moved.note(hash, now_s);
+    ASSERT_TRUE(SessionTable::change(found, moved));
+  };
+  // Not an instant later.
+  move("web", home, SessionKind::moved_resets);
+  EXPECT_EQ(segment().how, FlowHow::reset);
+  EXPECT_EQ(connect(client), home == "b1" ? "b2" : "b1");
+  move("dns", dns_home, SessionKind::moved);
+  EXPECT_EQ(datagram(), dns_home == "b1" ? "b2" : "b1");
+
+  // The first service has id 0, as the records of no backend have.
+  ASSERT_EQ(index(model.find_service("web")->id), 0u);
+  const auto begin = [&](const std::string& from) {
+    send({.source = from.c_str(), .source_port = 7'000, .tcp_flags = wire::kTcpSyn});
+    return send({.source = from.c_str(), .source_port = 7'000});
+  };
+  std::map<std::string, std::string> homes;
+  for (int i = 2; i < 100; i++) {
+    const std::string from = "198.51.100." + std::to_string(i);
+    homes[from] = begin(from).backend;
+  }
+  for (const auto& [from, at] : homes) {
+    const Seen seen = send({.source = from.c_str(), .source_port = 7'000});
+    EXPECT_EQ(seen.backend, at);
+    EXPECT_EQ(seen.how, FlowHow::hit);
+  }
+  health("b3", Health::down);
+  for (const auto& [from, at] : homes) {
+    const std::string now = send({.source = from.c_str(), .source_port = 7'000}).backend;
+    EXPECT_EQ(now == at, at != "b3") << now;
+    EXPECT_NE(now, "b3");
+  }
+  expect_gauges_true();
+}
+
 // Proves: of a session that was moved with its connections, each of these is reset within refresh_s when it
 // is elsewhere, never to a backend that is down or full, and the client's next one goes where the session
 // is.

@@ -208,7 +208,11 @@ TEST_F(WorkerCommandsTest, each_is_done_and_answered_as_it_was_done) {
   EXPECT_EQ(result_of(import(kHash, 1)), CommandResult::other) << "learnt here is newer";
   EXPECT_EQ(result_of(move(kHash, 1, 2)), CommandResult::other) << "not there";
   EXPECT_EQ(backend_of(kHash), 3u);
+  EXPECT_FALSE(sessions_.moved.any(now_s_));
   EXPECT_EQ(result_of(move(kHash, 3, 2)), CommandResult::changed);
+  EXPECT_TRUE(sessions_.moved.may_have(kHash)) << "flows that go on ask at once";
+  EXPECT_TRUE(sessions_.moved.any(now_s_ + 128 + 2));
+  EXPECT_FALSE(sessions_.moved.any(now_s_ + 128 + 8)) << "since then they have asked";
   EXPECT_EQ(find_session(lines_.data(), lines_.size(), kHash)->session.kind, SessionKind::moved);
   EXPECT_EQ(result_of(move(kHash, 2, 3, SessionKind::moved_resets)), CommandResult::changed);
   EXPECT_EQ(find_session(lines_.data(), lines_.size(), kHash)->session.kind, SessionKind::moved_resets);
