@@ -1,5 +1,6 @@
-// Which sessions `sluice rebalance` moved lately, for a question that may be answered with yes too often: 65,536
-// bits (8 KiB) of their hashes, for as long as a flow may go on without asking for its session by itself.
+// Which sessions `sluice rebalance` moved lately, for a question that may be answered with yes too often:
+// 65,536 bits (8 KiB) of their hashes, for as long as a flow may go on without asking for its session by
+// itself.
 //
 // Writer: the one worker that runs commands. Readers: all workers.
 #pragma once

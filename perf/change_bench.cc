@@ -311,14 +311,16 @@ void add(const std::string& name, std::function<void(benchmark::State&)> run) {
 }
 
 [[maybe_unused]] const bool registered = [] {
+  for (const uint64_t clients : {100'000, 1'000'000, 10'000'000}) {
+    for (const Affinity affinity : {Affinity::connection, Affinity::client}) {
+      const std::string name = affinity == Affinity::client ? "client/" : "connection/";
+      add("pipeline/ipip/returning/" + name + std::to_string(clients),
+          [=](auto& state) { returning_clients(state, clients, affinity); });
+    }
+  }
   for (const uint64_t flows : {uint64_t{100'000}, uint64_t{1'000'000}}) {
     const std::string count = "/" + std::to_string(flows);
     add("pipeline/ipip/new_flows" + count, [=](auto& state) { syns(state, flows, 100, false); });
-    for (const Affinity affinity : {Affinity::connection, Affinity::client}) {
-      const std::string name = affinity == Affinity::client ? "client" : "connection";
-      add("pipeline/ipip/returning/" + name + count,
-          [=](auto& state) { returning_clients(state, flows, affinity); });
-    }
     add("pipeline/ipip/syn_flood" + count, [=](auto& state) { syns(state, flows, 50, true); });
     add("pipeline/ipip/mixed_1" + count, [=](auto& state) { mixed(state, flows, 1); });
     add("pipeline/ipip/mixed_10" + count, [=](auto& state) { mixed(state, flows, 10); });

@@ -1,53 +1,35 @@
 // The flow table by itself, beside DPDK's rte_hash with the same keys, and beside a bare prefetched loop over
-// as much memory. Items are flows. Keys are IPv4 flow keys (16 bytes); their hash is part of every step. They
-// are prepared 1,024 at a time, which is not measured, and taken in batches of 64 (other sizes: batch:N).
+// as much memory (table_bench.h says what is measured). Items are flows.
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_hash.h>
 #include <rte_hash_crc.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include <array>
-#include <atomic>
 #include <cassert>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
-#include <functional>
 #include <memory>
 #include <set>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "dataplane/flow_table.h"
-#include "dataplane/session_table.h"
 #include "perf/big_array.h"
-#include "perf/cycles.h"
-#include "perf/traffic.h"
-#include "src/session_key.h"
+#include "perf/table_bench.h"
 
 namespace sluice {
 namespace {
 
-constexpr uint32_t kPrepared = 1024;
-constexpr uint32_t kBatch = 64;
+using perf::kBatch;
+using perf::key_of;
+using perf::Keys;
+using perf::kPrepared;
+
 constexpr uint32_t kNowS = 1000;
 constexpr uint32_t kIdleTimeoutS = 900;
-
-FlowKey4 key_of(uint64_t flow) {
-  return {perf::source_address(flow), 0x0a0000cb, perf::source_port(flow), net16(perf::kServicePort),
-          wire::kProtoTcp};
-}
-
-using Keys = std::array<FlowKey4, kPrepared>;
-
-void prepare_random(Keys& keys, perf::Random& random, uint64_t first, uint64_t count) {
-  for (FlowKey4& key : keys)
-    key = key_of(first + random.below(count));
-}
 
 // ---- Ours
 
@@ -116,76 +98,13 @@ struct Ours {
     return found;
   }
 
+  size_t bytes() const { return buckets.bytes(); }
+  const char* pages() const { return buckets.pages(); }
+
   HashSecret secret = HashSecret::from_text(kDefaultSecretText);
   uint32_t bits;
   perf::BigArray<FlowBucket> buckets;
   FlowTable table;
-};
-
-// ---- Sessions, as many threads share them
-
-struct Sessions {
-  explicit Sessions(uint64_t sessions)
-      : lines(session_lines_for(sessions)), memory(lines), table(memory.data(), lines) {}
-
-  uint64_t hash(const FlowKey4& key) const {
-    return session_hash(SessionKey4{key.source, key.source_port, 1}, secret);
-  }
-  void clear() { std::memset(static_cast<void*>(memory.data()), 0, memory.bytes()); }
-  uint32_t insert(const FlowKey4* keys, uint32_t count) {
-    uint32_t placed = 0;
-    uint64_t hashes[kBatch];
-    for (uint32_t first = 0; first < count; first += kBatch) {
-      const uint32_t step = std::min(kBatch, count - first);
-      for (uint32_t i = 0; i < step; i++) {
-        hashes[i] = hash(keys[first + i]);
-        table.prefetch(hashes[i]);
-      }
-      for (uint32_t i = 0; i < step; i++) {
-        const SessionValue session = {BackendId{7}, SessionKind::learnt, 0, kNowS, 0};
-        placed += table.find_or_make(hashes[i], session).found ? 1 : 0;
-      }
-    }
-    return placed;
-  }
-  // As the flow table's.
-  template <uint32_t kStep>
-  uint32_t lookup(const FlowKey4* keys, uint32_t count) const {
-    uint32_t found = 0;
-    uint64_t hashes[kStep];
-    uint64_t away[kPrepared];
-    uint32_t away_count = 0;
-    for (uint32_t i = 0; i < kStep; i++) {
-      hashes[i] = hash(keys[i]);
-      table.prefetch(hashes[i]);
-    }
-    const auto look = [&](uint64_t one) {
-      if (const SessionTable::Found session = table.find_home(one)) [[likely]] {
-        found += session.session().backend == BackendId{7} ? 1 : 0;
-      } else if (table.may_be_away(one)) {
-        table.prefetch_away(one);
-        away[away_count++] = one;
-      }
-    };
-    for (uint32_t i = kStep; i < count; i++) {
-      uint64_t& one = hashes[i % kStep];
-      look(one);
-      one = hash(keys[i]);
-      table.prefetch(one);
-    }
-    for (uint32_t i = 0; i < kStep; i++)
-      look(hashes[(count + i) % kStep]);
-    for (uint32_t i = 0; i < away_count; i++) {
-      const SessionTable::Found session = table.find(away[i]);
-      found += session && session.session().backend == BackendId{7} ? 1 : 0;
-    }
-    return found;
-  }
-
-  HashSecret secret = HashSecret::from_text(kDefaultSecretText);
-  uint64_t lines;
-  perf::BigArray<SessionLine> memory;
-  SessionTable table;
 };
 
 // ---- rte_hash
@@ -253,147 +172,11 @@ struct RteHash {
   rte_hash* table;
 };
 
-// A full table of each kind is kept for the benchmarks of one size.
-template <typename Table>
-Table& full(uint64_t flows) {
-  static uint64_t current_flows = 0;
-  static std::unique_ptr<Table> current;
-  if (current_flows == flows) return *current;
-  current.reset();
-  current = std::make_unique<Table>(flows);
-  current_flows = flows;
-  auto keys = std::make_unique<Keys>();
-  uint64_t placed = 0;
-  for (uint64_t flow = 0; flow < flows;) {
-    uint32_t count = 0;
-    for (; count < kPrepared && flow < flows; count++, flow++)
-      (*keys)[count] = key_of(flow);
-    placed += current->insert(keys->data(), count);
-  }
-  assert(flows - placed <= flows / 100'000);
-  return *current;
-}
-
 // ---- Steps
-
-template <typename Table, uint32_t kStep>
-void lookup(benchmark::State& state, uint64_t flows) {
-  Table& table = full<Table>(flows);
-  perf::Random random(3);
-  auto keys = std::make_unique<Keys>();
-  perf::CycleMeter meter;
-  uint64_t found = 0;
-  for ([[maybe_unused]] auto _ : state) {
-    prepare_random(*keys, random, 0, flows);
-    meter.start();
-    found += table.template lookup<kStep>(keys->data(), kPrepared);
-    meter.stop();
-  }
-  const uint64_t looked = static_cast<uint64_t>(state.iterations()) * kPrepared;
-  assert((looked - found) * 10'000 <= looked);
-  perf::report(state, meter.total(), looked);
-  if constexpr (std::is_same_v<Table, Ours>) {
-    state.counters["table_bytes"] = static_cast<double>(table.buckets.bytes());
-    state.SetLabel(table.buckets.pages());
-  } else if constexpr (std::is_same_v<Table, Sessions>) {
-    state.counters["table_bytes"] = static_cast<double>(table.memory.bytes());
-    state.SetLabel(table.memory.pages());
-  }
-}
-
-template <typename Table>
-void miss(benchmark::State& state, uint64_t flows) {
-  Table& table = full<Table>(flows);
-  perf::Random random(3);
-  auto keys = std::make_unique<Keys>();
-  perf::CycleMeter meter;
-  uint64_t found = 0;
-  for ([[maybe_unused]] auto _ : state) {
-    prepare_random(*keys, random, flows, flows);
-    meter.start();
-    found += table.template lookup<kBatch>(keys->data(), kPrepared);
-    meter.stop();
-  }
-  assert(found == 0);
-  perf::report(state, meter.total(), static_cast<uint64_t>(state.iterations()) * kPrepared);
-}
-
-// From empty to full, once an iteration.
-template <typename Table>
-void insert(benchmark::State& state, uint64_t flows) {
-  Table& table = full<Table>(flows);
-  auto keys = std::make_unique<Keys>();
-  perf::CycleMeter meter;
-  uint64_t placed = 0;
-  for ([[maybe_unused]] auto _ : state) {
-    table.clear();
-    for (uint64_t flow = 0; flow < flows;) {
-      uint32_t count = 0;
-      for (; count < kPrepared && flow < flows; count++, flow++)
-        (*keys)[count] = key_of(flow);
-      meter.start();
-      placed += table.insert(keys->data(), count);
-      meter.stop();
-    }
-  }
-  const uint64_t inserted = static_cast<uint64_t>(state.iterations()) * flows;
-  assert((inserted - placed) * 100'000 <= inserted);
-  perf::report(state, meter.total(), inserted);
-  state.counters["untracked"] =
-      static_cast<double>(inserted - placed) / static_cast<double>(state.iterations());
-  if constexpr (std::is_same_v<Table, Ours>)
-    state.counters["table_bytes"] = static_cast<double>(table.buckets.bytes());
-}
-
-// Four threads at one table: they look up what is there, or fill it together. Cycles of all CPUs that they
-// may use, for each lookup or insert.
-void shared(benchmark::State& state, uint64_t sessions, bool inserts) {
-  constexpr uint32_t kThreads = 4;
-  Sessions& table = full<Sessions>(sessions);
-  cpu_set_t all;
-  CPU_ZERO(&all);
-  const auto cpus = static_cast<uint32_t>(std::min<long>(sysconf(_SC_NPROCESSORS_ONLN), kThreads));
-  for (uint32_t cpu = 0; cpu < cpus; cpu++)
-    CPU_SET(cpu, &all);
-  uint64_t took = 0, done = 0;
-  for ([[maybe_unused]] auto _ : state) {
-    if (inserts) table.clear();
-    std::atomic<uint64_t> found{0};
-    const uint64_t begin = perf::cycles();
-    std::vector<std::thread> threads;
-    for (uint32_t number = 0; number < kThreads; number++) {
-      threads.emplace_back([&, number] {
-        sched_setaffinity(0, sizeof all, &all);
-        auto keys = std::make_unique<Keys>();
-        perf::Random random(number + 1);
-        uint64_t here = 0;
-        for (uint64_t first = 0; first < sessions; first += kPrepared) {
-          if (inserts) {
-            if (first / kPrepared % kThreads != number) continue;
-            for (uint32_t i = 0; i < kPrepared; i++)
-              (*keys)[i] = key_of(std::min(first + i, sessions - 1));
-            here += table.insert(keys->data(), kPrepared);
-          } else {
-            if (first / kPrepared % kThreads != number) continue;
-            prepare_random(*keys, random, 0, sessions);
-            here += table.lookup<kBatch>(keys->data(), kPrepared);
-          }
-        }
-        found.fetch_add(here);
-      });
-    }
-    for (std::thread& thread : threads)
-      thread.join();
-    took += (perf::cycles() - begin) * cpus;
-    done += found.load();
-  }
-  perf::report(state, took, done);
-  state.counters["threads"] = kThreads;
-}
 
 // Every flow of a full table is over: what the sweep costs a flow.
 void expire(benchmark::State& state, uint64_t flows) {
-  Ours& ours = full<Ours>(flows);
+  Ours& ours = perf::full<Ours>(flows);
   auto keys = std::make_unique<Keys>();
   perf::CycleMeter meter;
   uint64_t expired = 0, tracked = 0;
@@ -457,54 +240,48 @@ void random_line(benchmark::State& state, uint64_t bytes) {
   state.SetLabel(memory->pages());
 }
 
-void add(const std::string& name, std::function<void(benchmark::State&)> run, bool whole_fill = false) {
-  auto* one = benchmark::RegisterBenchmark(name.c_str(), std::move(run));
-  if (whole_fill) one->Iterations(1);
-}
-
 [[maybe_unused]] const bool registered = [] {
+  using perf::add;
   constexpr uint64_t kMillion = 1'000'000;
   std::set<uint64_t> floors;
   for (const uint64_t flows :
        {uint64_t{10'000}, uint64_t{100'000}, kMillion, 10 * kMillion, 64 * kMillion, 100 * kMillion}) {
     const std::string count = "/" + std::to_string(flows);
-    add("flow_table/lookup" + count, [=](auto& state) { lookup<Ours, kBatch>(state, flows); });
+    add("flow_table/lookup" + count, [=](auto& state) { perf::lookup<Ours, kBatch>(state, flows); });
     if (flows <= 64 * kMillion)
-      add("rte_hash/lookup" + count, [=](auto& state) { lookup<RteHash, kBatch>(state, flows); });
+      add("rte_hash/lookup" + count, [=](auto& state) { perf::lookup<RteHash, kBatch>(state, flows); });
     // Two sizes may have the same: the smallest table there is.
     if (const uint64_t bytes = sizeof(FlowBucket) << bucket_bits_for(flows); floors.insert(bytes).second)
       add("floor/random_line/" + std::to_string(bytes), [=](auto& state) { random_line(state, bytes); });
-    add("flow_table/miss" + count, [=](auto& state) { miss<Ours>(state, flows); });
-    if (flows == kMillion || flows == 10 * kMillion) {
-      add("flow_table/lookup" + count + "/distance:8", [=](auto& state) { lookup<Ours, 8>(state, flows); });
-      add("flow_table/lookup" + count + "/distance:16", [=](auto& state) { lookup<Ours, 16>(state, flows); });
-      add("flow_table/lookup" + count + "/distance:32", [=](auto& state) { lookup<Ours, 32>(state, flows); });
-      add("rte_hash/lookup" + count + "/batch:32", [=](auto& state) { lookup<RteHash, 32>(state, flows); });
-      add("rte_hash/miss" + count, [=](auto& state) { miss<RteHash>(state, flows); });
+    add("flow_table/miss" + count, [=](auto& state) { perf::miss<Ours>(state, flows); });
+    if (flows >= 100'000 && flows <= 10 * kMillion) {
       add(
-          "rte_hash/insert" + count, [=](auto& state) { insert<RteHash>(state, flows); }, true);
+          "flow_table/lookup_by_four" + count, [=](auto& state) { perf::by_four<Ours, false>(state, flows); },
+          true);
+    }
+    if (flows == kMillion || flows == 10 * kMillion) {
+      add("flow_table/lookup" + count + "/distance:8",
+          [=](auto& state) { perf::lookup<Ours, 8>(state, flows); });
+      add("flow_table/lookup" + count + "/distance:16",
+          [=](auto& state) { perf::lookup<Ours, 16>(state, flows); });
+      add("flow_table/lookup" + count + "/distance:32",
+          [=](auto& state) { perf::lookup<Ours, 32>(state, flows); });
+      add("rte_hash/lookup" + count + "/batch:32",
+          [=](auto& state) { perf::lookup<RteHash, 32>(state, flows); });
+      add("rte_hash/miss" + count, [=](auto& state) { perf::miss<RteHash>(state, flows); });
+      add(
+          "rte_hash/insert" + count, [=](auto& state) { perf::insert<RteHash>(state, flows); }, true);
     }
     add(
-        "flow_table/insert" + count, [=](auto& state) { insert<Ours>(state, flows); }, true);
+        "flow_table/insert" + count, [=](auto& state) { perf::insert<Ours>(state, flows); }, true);
     add(
         "flow_table/expire" + count, [=](auto& state) { expire(state, flows); }, true);
-  }
-  for (const uint64_t sessions : {uint64_t{100'000}, kMillion, 10 * kMillion}) {
-    const std::string count = "/" + std::to_string(sessions);
-    add("session_table/lookup" + count, [=](auto& state) { lookup<Sessions, kBatch>(state, sessions); });
-    add("session_table/miss" + count, [=](auto& state) { miss<Sessions>(state, sessions); });
-    add(
-        "session_table/insert" + count, [=](auto& state) { insert<Sessions>(state, sessions); }, true);
-    for (const bool inserts : {false, true}) {
-      add(
-          std::string("session_table/") + (inserts ? "insert" : "lookup") + "_by_four" + count,
-          [=](auto& state) { shared(state, sessions, inserts); }, true);
-    }
   }
   // As many as the table is made for, to the last one: how many find no place.
   for (const uint64_t flows : {uint64_t{1} << 18, uint64_t{1} << 20, uint64_t{1} << 26}) {
     add(
-        "flow_table/fill/" + std::to_string(flows), [=](auto& state) { insert<Ours>(state, flows); }, true);
+        "flow_table/fill/" + std::to_string(flows), [=](auto& state) { perf::insert<Ours>(state, flows); },
+        true);
   }
   return true;
 }();

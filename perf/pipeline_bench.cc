@@ -58,6 +58,16 @@ void hit(benchmark::State& state, const std::string& key, const Shape& shape, ui
   measure(state, rig, [&](uint8_t&) { return random.below(flows); });
 }
 
+// The same for a service with sessions, after thousand of them were moved.
+void hit_after_moves(benchmark::State& state, const Shape& shape, uint64_t flows) {
+  Rig& rig = rig_of("client_after_moves", shape, flows);
+  perf::Random random(7);
+  for (int i = 0; i < 1'000; i++)
+    rig.sessions.moved.note(random.next(), rig.now_s());
+  measure(state, rig, [&](uint8_t&) { return random.below(flows); });
+  assert(rig.sessions.moved.any(rig.now_s()));
+}
+
 void zipf(benchmark::State& state, const Shape& shape, uint64_t flows) {
   Rig& rig = rig_of("ipip", shape, flows);
   perf::Random random(7);
@@ -109,6 +119,12 @@ void add(const std::string& name, std::function<void(benchmark::State&)> run) {
       add("pipeline/l2dsr/hit/" + count, [=](auto& state) { hit(state, "l2dsr", l2dsr, flows); });
     }
   }
+  Shape client = ipip;
+  client.affinity = Affinity::client;
+  client.clients = kMillion;
+  add("pipeline/ipip/client_hit/1000000", [=](auto& state) { hit(state, "client", client, kMillion); });
+  add("pipeline/ipip/client_hit_after_moves/1000000",
+      [=](auto& state) { hit_after_moves(state, client, kMillion); });
   // Growth, at a million flows: one service of so many backends; so many services of ten backends. The tests
   // run the second one of each with fewer flows.
   const auto grow = [](const std::string& what, const Shape& shape, uint32_t size, bool small) {

@@ -69,12 +69,15 @@ class Rig {
   void run() {
     const TablesView tables = publisher.current();
     const uint64_t tsc = cycles();
-    // A fixed second would leave the entries unwritten.
-    const auto now_s = static_cast<uint32_t>(kStartS + (tsc - started_) / tsc_hz());
+    const uint32_t now_s = this->now_s(tsc);
     pipeline.process(batch, tables, now_s);
     pipeline.account(batch);
     stats().acknowledged_generation.store(tables.generation().number, std::memory_order_release);
     pipeline.age(tables, now_s, tsc);
+  }
+  // A fixed second would leave the entries unwritten.
+  uint32_t now_s(uint64_t tsc = cycles()) const {
+    return static_cast<uint32_t>(kStartS + (tsc - started_) / tsc_hz());
   }
   // Every packet that was received is accounted for, and was forwarded.
   bool all_forwarded() {

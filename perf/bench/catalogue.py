@@ -28,12 +28,13 @@ SMALL = re.compile(r"/flows:\d+$|^flow_table/fill/262144$|^pipeline/(ipip6|l2dsr
 # What a quick run leaves out besides the large sizes: variants, and some points of each curve.
 NOT_QUICK = re.compile(r"/(distance|batch):|^(flow_table|session_table|rte_hash|pipeline)/.*/100000$|^maglev/.*/backends:(10|10000)$"
                        r"|/backends/100$|/services/(10|1000)$|^publish/.*/services:100/backends:100$"
+                       r"|/returning/\w+/10000000$|/client_hit"
                        r"|^publish/(drain|nothing)/|/new_by/.*/backends:10(00)?$")
 
 # name -> the one it is compared with in "ratio". Others are compared with their floor.
 PARTNERS = [(re.compile(pattern), partner) for pattern, partner in (
     (r"flow_table/(lookup|miss|insert)/(\d+)(/.*)?", r"rte_hash/\1/\2"),
-    (r"session_table/(lookup|miss|insert)/(\d+)", r"flow_table/\1/\2"),
+    (r"session_table/(lookup|lookup_by_four|miss|insert)/(\d+)", r"flow_table/\1/\2"),
     (r"pipeline/ipip/returning/client/(\d+)", r"pipeline/ipip/returning/connection/\1"),
     (r"pipeline/ipip/(?:syn_flood|new_flows|mixed_\d+)/(\d+)", r"pipeline/ipip/hit/\1"),
     (r"pipeline/ipip/config_change/(\d+)", r"pipeline/ipip/many_services/\1"),
@@ -158,5 +159,5 @@ class Catalogue:
                 flows = 1_000_000 if "/backends/" in name or "/services/" in name else size
                 total += 1 << max(22, (TABLE_BYTES_PER_FLOW * flows - 1).bit_length())
                 if kind == "pipeline":
-                    total += SESSION_BYTES * max(1 << 18, size if "/returning/client/" in name else 0)
+                    total += SESSION_BYTES * max(1 << 18, size if re.search("/(returning/client|client_hit)", name) else 0)
         return total

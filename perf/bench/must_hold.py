@@ -33,7 +33,9 @@ def _table():
                unit=" cycles")
     yield each("new flows, 1 M live", "pipeline/ipip/new_flows/1000000", "per_second", 8, True, " M/s", 1e-6)
     for size, sessions in (("1 M", 1_000_000), ("10 M", 10_000_000)):
-        yield each(f"session lookup against a flow's, {size}", f"session_table/lookup/{sessions}", "ratio", 1.3, unit=" x")
+        for threads, name in (("", "lookup"), (", by four threads", "lookup_by_four")):
+            yield each(f"session lookup against a flow's, {size}{threads}", f"session_table/{name}/{sessions}", "ratio", 1.3,
+                       unit=" x")
     yield each("a new connection's session, 1 M clients", "pipeline/ipip/returning/client/1000000", "added_cycles", 60,
                unit=" cycles")
     flood = "pipeline/ipip/syn_flood/1000000"
