@@ -96,8 +96,16 @@ class FlowTable {
   // Adds a flow that is not there. `expired(place)` says whether a flow may be forgotten: Place -> bool.
   template <typename Expired>
   Inserted insert(const NewFlow& flow, uint32_t now_s, Expired&& expired);
-  // The same as far as the home bucket goes: no other line is touched. Nothing placed: ask insert().
-  Inserted insert_at_home(const NewFlow& flow, uint32_t now_s);
+  // The same as far as the home bucket goes: no other line is touched. First where, which holds until the
+  // next insert or erase; empty: ask insert().
+  struct HomePlace {
+    uint32_t slot = kBucketFlows;
+    bool is_taken = false;  // by an unconfirmed flow that gives way
+
+    explicit operator bool() const { return slot < kBucketFlows; }
+  };
+  HomePlace place_at_home(uint64_t hash, uint32_t now_s) const;
+  Inserted insert_at_home(const NewFlow& flow, HomePlace at, uint32_t now_s);
   // Many flows found neither a place nor one to move this second: a flood, or a table that is too small.
   // Flows that prove nothing (a SYN) should then be content with insert_at_home().
   bool is_crowded(uint32_t now_s) const { return failures_ >= kFailures && failures_of_s_ == now_s; }
@@ -177,25 +185,30 @@ class FlowTable {
   uint32_t failures_of_s_ = 0;
 };
 
-inline FlowTable::Inserted FlowTable::insert_at_home(const NewFlow& flow, uint32_t now_s) {
-  FlowBucket& home = home_of(flow.hash);
-  if (const uint32_t free = free_places(home); free != 0) {
-    return {.place = take(home, static_cast<uint32_t>(std::countr_zero(free)), flow, now_s, false)};
-  }
+inline FlowTable::HomePlace FlowTable::place_at_home(uint64_t hash, uint32_t now_s) const {
+  const FlowBucket& home = home_of(hash);
+  if (const uint32_t free = free_places(home); free != 0)
+    return {static_cast<uint32_t>(std::countr_zero(free)), false};
   if (!is_crowded(now_s)) return {};
   const uint32_t candidates = unconfirmed_flows(home) & ~away_flows(home);
   if (candidates == 0) return {};
   // Any of them: in a flood all are of the same second. Which, some bits of the hash say that nothing else
   // uses.
-  const auto turn = static_cast<uint32_t>((flow.hash >> 32 & 0xffff) * kBucketFlows >> 16);
+  const auto turn = static_cast<uint32_t>((hash >> 32 & 0xffff) * kBucketFlows >> 16);
   const uint32_t turned = (candidates | candidates << kBucketFlows) >> turn;
   const uint32_t slot = turn + static_cast<uint32_t>(std::countr_zero(turned));
-  return replace(home, slot < kBucketFlows ? slot : slot - kBucketFlows, flow, now_s, false, false);
+  return {slot < kBucketFlows ? slot : slot - kBucketFlows, true};
+}
+
+inline FlowTable::Inserted FlowTable::insert_at_home(const NewFlow& flow, HomePlace at, uint32_t now_s) {
+  FlowBucket& home = home_of(flow.hash);
+  if (at.is_taken) return replace(home, at.slot, flow, now_s, false, false);
+  return {.place = take(home, at.slot, flow, now_s, false)};
 }
 
 template <typename Expired>
 FlowTable::Inserted FlowTable::insert(const NewFlow& flow, uint32_t now_s, Expired&& expired) {
-  if (const Inserted at_home = insert_at_home(flow, now_s); at_home.place) return at_home;
+  if (const HomePlace at = place_at_home(flow.hash, now_s)) return insert_at_home(flow, at, now_s);
   const uint64_t home_at = flow.hash & mask_;
   FlowBucket& home = buckets_[home_at];
   FlowBucket& other = buckets_[other_of(home_at, static_cast<uint32_t>(flow.hash >> kTagShift))];

@@ -235,18 +235,24 @@ void Tracker::end_by_reset(Packet& packet, FlowTable::Place place, Sums& sums) {
   flows_.erase(place);
 }
 
-// A new flow. `at_home`: only if its home bucket has a place; false: it has none, nothing was done.
+// A new flow. `at_home`: only if its home bucket has a place; false: it has none, nothing was done. (In a
+// flood only a connection that goes on is worth looking further for: with its next packet.)
 template <bool at_home>
 [[gnu::always_inline]] inline bool Tracker::create(Packet& packet, uint64_t session, const TablesView& tables,
                                                    uint32_t now_s, Sums& sums) {
+  const FlowState first = first_state(packet);
+  FlowTable::HomePlace at;
+  if constexpr (at_home) {
+    at = flows_.place_at_home(packet.hash, now_s);
+    if (!at && (first != FlowState::syn || !flows_.is_crowded(now_s))) return false;
+  }
   if (!choose(packet, session, tables, now_s)) [[unlikely]]
     return true;
-  const FlowState first = first_state(packet);
   const FlowTable::NewFlow flow = {packet.hash, packet.backend, first,
                                    idle_timeout_s(tables.service(packet.service), first)};
   FlowTable::Inserted inserted;
   if constexpr (at_home) {
-    inserted = flows_.insert_at_home(flow, now_s);
+    if (at) inserted = flows_.insert_at_home(flow, at, now_s);
   } else {
     inserted = flows_.insert(flow, now_s,
                              [&](FlowTable::Place place) { return remaining_s(place, tables, now_s) == 0; });
@@ -258,11 +264,9 @@ template <bool at_home>
     stats_.backends[index(inserted.victim_backend)].flows_active.subtract(1);
   }
   if (!inserted.place) {
-    // In a flood only a connection that goes on is worth looking further for: with its next packet.
-    const bool gives_up = !at_home || (first == FlowState::syn && flows_.is_crowded(now_s));
     packet.how = FlowHow::untracked;
-    sums.untracked += gives_up;
-    return gives_up;
+    sums.untracked++;
+    return true;
   }
   if (!choose_by_method(packet, session, tables)) [[unlikely]] {
     flows_.erase(inserted.place);

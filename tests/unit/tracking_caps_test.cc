@@ -61,6 +61,30 @@ TEST_F(Caps, max_flows_is_exact) {
             counted.forwarded + counted.by_reason[static_cast<size_t>(Reason::backends_full)]);
 }
 
+// Proves: who goes to a next choice is counted once, also where the flow table has no place at home for the
+// flow.
+TEST_F(Caps, an_overflow_is_counted_once) {
+  uint64_t elsewhere = 0;
+  for (uint32_t i = 0; i < 1'000; i++)
+    elsewhere += connect(i).backend != "b4" ? 1 : 0;
+  flows.clear();
+  pipeline.tracker().recount();
+  limit(1);
+  config.services[0].backends[3].max_flows = 0;
+  apply();
+  for (uint32_t i = 0; stats.workers[0].flows.active.get() < 4 * flows.buckets(); i++) {
+    const std::string from =
+        "10." + std::to_string(i >> 16) + "." + std::to_string(i >> 8 & 255) + "." + std::to_string(i & 255);
+    send({.source = from.c_str(), .destination_port = 53, .protocol = wire::kProtoUdp});
+  }
+  for (const char* name : {"b1", "b2", "b3"})
+    stats.workers[0].backends[index(model.find_backend("web", name)->id)].flows_active.set(1);
+  ASSERT_EQ(overflowed(), 0u);
+  for (uint32_t i = 0; i < 1'000; i++)
+    ASSERT_EQ(connect(i).backend, "b4");
+  EXPECT_EQ(overflowed(), elsewhere);
+}
+
 // Proves: a worker counts what the others have.
 TEST_F(Caps, over_all_workers) {
   limit(10);
