@@ -94,6 +94,24 @@ Result<const Backend*> named_backend(const Service& service, const std::string& 
                "sluice show backends"};
 }
 
+// Of any service that has sessions.
+Result<Done> known_backend(const Daemon& daemon, const std::string& name) {
+  std::vector<std::string_view> names;
+  std::optional<Error> sorry;
+  for (const Service& service : daemon.model().services()) {
+    if (!has_sessions(daemon.publisher().current().service(service.id))) continue;
+    for (const Backend& backend : service.backends) {
+      if (!backend.config.sorry) names.push_back(backend.config.name);
+      if (backend.config.name != name) continue;
+      if (!backend.config.sorry) return Done{};
+      sorry = named_backend(service, name).error();
+    }
+  }
+  if (sorry) return *sorry;
+  return with_suggestion(fmt::format("no service with sessions has a backend '{}'", name), name, names,
+                         "sluice show backends");
+}
+
 // ---- show
 
 struct Filter {
@@ -197,6 +215,9 @@ void show(Daemon& daemon, const json& request, uint64_t, const Reply& reply) {
       if (const auto backend = named_backend(*named->service, filter.backend); !backend)
         return reply(error_response(kCodeNotFound, backend.error()));
     }
+  } else if (!filter.backend.empty()) {
+    if (const auto known = known_backend(daemon, filter.backend); !known)
+      return reply(error_response(kCodeNotFound, known.error()));
   }
   const auto limit = request.find("limit");
   if (limit != request.end() && !(limit->is_number_unsigned() && *limit <= kListedMax)) {

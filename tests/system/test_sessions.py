@@ -158,10 +158,13 @@ def test_what_cannot_be_is_refused_with_what_would_be(balancer):
             (("pin", "game", "12345g", "b1"), "key '12345g' is not 3 bytes in hex"),
             (("unpin", "web", "192.0.2.77"), "there is no such session"),
             (("show", "plain"), "has no sessions"),
-            (("show", "web", "--backend", "b4"), "b4 is not a backend of web")):
+            (("show", "web", "--backend", "b4"), "b4 is not a backend of web"),
+            (("show", "--backend", "cache"), "no service with sessions has a backend 'cache'\n  try: sluice show backends"),
+            (("show", "--backend", "b22"), "no service with sessions has a backend 'b22'\n  try: did you mean 'b2'?")):
         code, said = refused(balancer, *arguments)
         assert code != 0 and words in said, (arguments, code, said)
     assert balancer.show("session", "show", "--count")["backends"] == before
+    assert balancer.show("session", "show", "--backend", "b3")["ok"], "of any service"
     balancer.dataplane.kill()
     code, said = refused(balancer, "pin", "web", client, "b1")
     assert code == 1 and "no data plane runs" in said and "try: " in said
