@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "controlplane/client.h"
+#include "controlplane/escaped.h"
 #include "controlplane/exit_codes.h"
 #include "controlplane/message.h"
 #include "controlplane/toml_reader.h"
@@ -81,11 +82,16 @@ int run(int argc, char** argv) {
 }  // namespace
 
 void print(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
+  const std::string out = escaped(text);
+  std::fwrite(out.data(), 1, out.size(), stdout);
+}
+
+void tell(const std::string& sentence) {
+  std::fprintf(stderr, "%s\n", escaped(sentence).c_str());
 }
 
 void complain(const Error& error) {
-  std::fprintf(stderr, "sluice: %s\n", error.text().c_str());
+  tell("sluice: " + error.text());
 }
 
 int usage_error(const Error& error) {
@@ -104,15 +110,13 @@ int answer(const Arguments& arguments, json request, const std::function<int(con
   const json& response = received.response;
   if (!response.value("ok", false)) {
     if (arguments.as_json) print(to_line(response));
-    for (const json& diagnostic : response.value("diagnostics", json::array())) {
-      std::fprintf(stderr, "%s\n", diagnostic.get<std::string>().c_str());
-    }
+    for (const json& diagnostic : response.value("diagnostics", json::array()))
+      tell(diagnostic.get<std::string>());
     complain({response.value("error", "the daemon refused without a reason"), response.value("remedy", "")});
     return exit_code_of_refusal(response);
   }
-  for (const json& warning : response.value("warnings", json::array())) {
-    std::fprintf(stderr, "warning: %s\n", warning.get<std::string>().c_str());
-  }
+  for (const json& warning : response.value("warnings", json::array()))
+    tell("warning: " + warning.get<std::string>());
   return show(response);
 }
 

@@ -67,7 +67,9 @@ void add_session(CLI::App& app, Arguments& arguments, Action& action);          
 void add_rebalance(CLI::App& app, Arguments& arguments, Action& action);         // cli_rebalance.cc
 void add_session_file(CLI::App& session, Arguments& arguments, Action& action);  // cli_session_file.cc
 
-void print(const std::string& text);
+// Escaped (escaped.h), like all that the others below print.
+void print(const std::string& text);     // to stdout
+void tell(const std::string& sentence);  // a line to stderr
 void complain(const Error& error);
 int usage_error(const Error& error);
 // Asks the daemon and prints its answer, through `format` unless --json. Returns the exit code; `exit_code`

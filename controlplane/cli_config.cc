@@ -1,5 +1,4 @@
 // sluice check, diff, apply, confirm, rollback, reload: the configuration as a whole.
-#include <cstdio>
 #include <filesystem>
 #include <optional>
 
@@ -19,9 +18,9 @@ using nlohmann::json;
 int check(const Arguments& arguments) {
   const ConfigResult loaded = load_config(arguments.file);
   for (const Diagnostic& warning : loaded.warnings)
-    std::fprintf(stderr, "warning: %s\n", warning.text().c_str());
+    tell("warning: " + warning.text());
   for (const Diagnostic& error : loaded.errors)
-    std::fprintf(stderr, "%s\n", error.text().c_str());
+    tell(error.text());
   size_t services = 0, backends = 0;
   if (loaded.config) {
     services = loaded.config->services.size();
@@ -62,7 +61,7 @@ std::optional<json> sources_of(const Arguments& arguments) {
   for (const ConfigSource& source : files.sources)
     sources.push_back({{"file", source.file}, {"text", source.text}});
   for (const Diagnostic& error : files.errors)
-    std::fprintf(stderr, "%s\n", error.text().c_str());
+    tell(error.text());
   if (files.errors.empty()) return sources;
   if (arguments.as_json)
     print(to_line(error_response(kCodeSyntax, {files.errors.front().text(), "sluice check FILE"})));

@@ -24,7 +24,7 @@ json services_in(const std::string& file, int& exit_code) {
   const ConfigSource& source = files.sources.front();
   const ConfigResult read = parse_config(source.text, source.file);
   for (const Diagnostic& error : read.errors)
-    std::fprintf(stderr, "%s\n", error.text().c_str());
+    tell(error.text());
   exit_code = exit_code_of(read.errors);
   if (!read.config) return json::array();
   if (source.file.ends_with(".json")) return json::parse(source.text).at("service");

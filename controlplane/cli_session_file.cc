@@ -107,10 +107,8 @@ struct Contents {
 int tell_faults(const std::string& file, std::vector<SessionFileFault> faults, int exit_code) {
   std::stable_sort(faults.begin(), faults.end(),
                    [](const SessionFileFault& a, const SessionFileFault& b) { return a.line < b.line; });
-  for (size_t i = 0; i < std::min(faults.size(), kFaultsShown); i++) {
-    std::fprintf(stderr, "%s:%llu: %s\n", file.c_str(), static_cast<unsigned long long>(faults[i].line),
-                 faults[i].what.c_str());
-  }
+  for (size_t i = 0; i < std::min(faults.size(), kFaultsShown); i++)
+    tell(fmt::format("{}:{}: {}", file, faults[i].line, faults[i].what));
   complain(
       {fmt::format("{}: {} fault{}; nothing was changed", file, faults.size(), faults.size() == 1 ? "" : "s"),
        ""});

@@ -5,6 +5,7 @@
 
 #include "controlplane/admin_names.h"
 #include "controlplane/command_parts.h"
+#include "controlplane/escaped.h"
 #include "controlplane/message.h"
 #include "controlplane/report.h"
 #include "src/size_limits.h"
@@ -93,7 +94,7 @@ std::optional<uint32_t> weight_of(const json& request, json& refusal) {
   const std::string given =
       weight == request.end() ? "missing" : weight->dump(-1, ' ', false, json::error_handler_t::replace);
   refusal = error_response(kCodeBadRequest,
-                           {fmt::format("weight {} is out of range", given),
+                           {fmt::format("weight {} is out of range", quotable(given)),
                             fmt::format("a whole number from 0 (no new flows) to {}", limits::kWeightMax)});
   return std::nullopt;
 }

@@ -7,6 +7,7 @@
 #include <fnmatch.h>
 
 #include "controlplane/command_parts.h"
+#include "controlplane/escaped.h"
 #include "controlplane/message.h"
 #include "src/size_limits.h"
 
@@ -86,11 +87,11 @@ void backend_add(Daemon& daemon, const json& request, uint64_t received_ns, cons
   const auto refuse = [&](const char* code, Error error) { reply(error_response(code, error)); };
   if (!is_name(*backend))
     return refuse(kCodeBadRequest,
-                  {fmt::format("'{}' is no name", *backend),
+                  {fmt::format("'{}' is no name", quotable(*backend)),
                    fmt::format("1 to {} letters, digits, '.', '_' or '-'", limits::kNameBytes - 1)});
   const std::optional<IpAddress> address = IpAddress::parse(*written);
   if (!address || !address->is_unicast())
-    return refuse(kCodeBadRequest, {fmt::format("'{}' is no unicast address", *written),
+    return refuse(kCodeBadRequest, {fmt::format("'{}' is no unicast address", quotable(*written)),
                                     "an IPv4 or IPv6 address, without port or prefix length"});
   if (daemon.model().find_service(*service) == nullptr)
     return refuse(kCodeNotFound, no_such_service(daemon.model(), *service));
@@ -281,7 +282,7 @@ void clear_overrides(Daemon& daemon, const json& request, uint64_t received_ns, 
         } else if (key.second.empty() && overrides.has_service(key.first)) {
           overrides.forget_service(key.first);
         } else {
-          return fmt::format("'{}' has no override; sluice show overrides has them all", target);
+          return fmt::format("'{}' has no override; sluice show overrides has them all", quotable(target));
         }
         return std::string();
       },

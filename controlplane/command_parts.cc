@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <fnmatch.h>
 
+#include "controlplane/escaped.h"
 #include "controlplane/message.h"
 #include "controlplane/policy.h"
 #include "controlplane/toml_reader.h"
@@ -34,7 +35,7 @@ Error no_such_service(const Model& model, const std::string& name) {
   std::vector<std::string_view> names;
   for (const Service& service : model.services())
     names.push_back(service.config.name);
-  return with_suggestion(fmt::format("no service '{}'", name), name, names, "sluice show services");
+  return with_suggestion(fmt::format("no service '{}'", quotable(name)), name, names, "sluice show services");
 }
 
 Error no_such_backend(const Model& model, const std::string& service_name, const std::string& name) {
@@ -43,8 +44,8 @@ Error no_such_backend(const Model& model, const std::string& service_name, const
   std::vector<std::string_view> names;
   for (const Backend& backend : service->backends)
     names.push_back(backend.config.name);
-  return with_suggestion(fmt::format("no backend '{}' in service '{}'", name, service_name), name, names,
-                         "sluice show backends");
+  return with_suggestion(fmt::format("no backend '{}' in service '{}'", quotable(name), service_name), name,
+                         names, "sluice show backends");
 }
 
 std::string path_of(const Daemon& daemon, BackendPlace at) {
@@ -79,7 +80,8 @@ Result<Done> add_target(const Daemon& daemon, const std::string& service, const 
     }
   }
   if (places.size() > before) return Done{};
-  return Error{fmt::format("no backend matches '{}/{}'", service, backend), "sluice show backends"};
+  return Error{fmt::format("no backend matches '{}/{}'", quotable(service), quotable(backend)),
+               "sluice show backends"};
 }
 
 }  // namespace
@@ -98,7 +100,8 @@ Targets targets_of(const Daemon& daemon, const json& request) {
       const size_t slash = text.find('/');
       if (slash == std::string::npos || slash == 0 || slash + 1 == text.size())
         return refuse(error_response(
-            kCodeBadRequest, {fmt::format("'{}' is not SERVICE/BACKEND", text), "sluice show backends"}));
+            kCodeBadRequest,
+            {fmt::format("'{}' is not SERVICE/BACKEND", quotable(text)), "sluice show backends"}));
       names.emplace_back(text.substr(0, slash), text.substr(slash + 1));
     }
     if (names.empty()) return refuse(missing("targets", "a list of SERVICE/BACKEND"));

@@ -9,6 +9,7 @@
 
 #include "controlplane/command_parts.h"
 #include "controlplane/counters.h"
+#include "controlplane/escaped.h"
 #include "controlplane/message.h"
 #include "controlplane/report.h"
 #include "controlplane/session_registry.h"
@@ -66,7 +67,8 @@ Result<Named> named_session(const Daemon& daemon, const std::string& service, co
     const size_t digits = key.size() - kByHash.size();
     const auto [stop, fault] = std::from_chars(key.data() + kByHash.size(), end, named->hash, 16);
     if (digits != 16 || fault != std::errc() || stop != end)
-      return Error{fmt::format("'{}' is not {} and 16 hex digits", key, kByHash), "sluice session show"};
+      return Error{fmt::format("'{}' is not {} and 16 hex digits", quotable(key), kByHash),
+                   "sluice session show"};
     const TablesView tables = daemon.publisher().current();
     const std::optional<SessionSeen> seen = look_up(daemon, named->hash);
     if (seen && shares_sessions(tables.service(tables.backend(seen->session.backend).service), named->record))
@@ -90,7 +92,7 @@ Result<const Backend*> named_backend(const Service& service, const std::string& 
     }
     if (all.size() < 200) all += (all.empty() ? "" : ", ") + backend.config.name;
   }
-  return Error{fmt::format("{} is not a backend of {}: {}", name, service.config.name, all),
+  return Error{fmt::format("{} is not a backend of {}: {}", quotable(name), service.config.name, all),
                "sluice show backends"};
 }
 
@@ -108,8 +110,8 @@ Result<Done> known_backend(const Daemon& daemon, const std::string& name) {
     }
   }
   if (sorry) return *sorry;
-  return with_suggestion(fmt::format("no service with sessions has a backend '{}'", name), name, names,
-                         "sluice show backends");
+  return with_suggestion(fmt::format("no service with sessions has a backend '{}'", quotable(name)), name,
+                         names, "sluice show backends");
 }
 
 // ---- show

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "controlplane/command_parts.h"
+#include "controlplane/escaped.h"
 #include "controlplane/message.h"
 
 namespace sluice {
@@ -55,8 +56,8 @@ void handle_command(Daemon& daemon, const json& request, uint64_t received_ns, c
       names.push_back(command.name);
     }
   }
-  reply(error_response(kCodeBadRequest,
-                       with_suggestion("unknown command '" + name + "'", name, names, "sluice --help")));
+  reply(error_response(kCodeBadRequest, with_suggestion("unknown command '" + quotable(name) + "'", name,
+                                                        names, "sluice --help")));
 }
 
 }  // namespace sluice

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "controlplane/endpoint.h"
+#include "controlplane/escaped.h"
 #include "controlplane/flow_census.h"
 #include "controlplane/message.h"
 #include "controlplane/report.h"
@@ -26,7 +27,7 @@ namespace {
 using nlohmann::json;
 
 Error bad_endpoint(const char* which, std::string_view text) {
-  return {fmt::format("{} '{}' is not ADDRESS:PORT", which, text),
+  return {fmt::format("{} '{}' is not ADDRESS:PORT", which, quotable(text)),
           "write 192.0.2.1:4000 or [2001:db8::1]:4000"};
 }
 
@@ -367,7 +368,7 @@ Result<FlowQuestion> parse_flow_question(std::string_view protocol, std::string_
   } else if (protocol == "udp") {
     question.protocol = wire::kProtoUdp;
   } else {
-    return Error{fmt::format("protocol '{}' is neither tcp nor udp", protocol), ""};
+    return Error{fmt::format("protocol '{}' is neither tcp nor udp", quotable(protocol)), ""};
   }
   const std::optional<Endpoint> from = parse_endpoint(client);
   const std::optional<Endpoint> to = parse_endpoint(vip);

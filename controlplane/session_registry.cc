@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "controlplane/escaped.h"
 #include "controlplane/message.h"
 #include "src/session_key.h"
 
@@ -25,7 +26,7 @@ Result<uint64_t> hash_of_bytes(std::string_view key, const ServiceRecord& servic
     is_hex = fault == std::errc() && end == digits + 2;
   }
   if (!is_hex) {
-    return Error{fmt::format("key '{}' is not {} bytes in hex", key, count),
+    return Error{fmt::format("key '{}' is not {} bytes in hex", quotable(key), count),
                  fmt::format("{} digits, as they stand in the packet: {:0>{}}", 2 * count, "1f", 2 * count)};
   }
   return session_hash(payload_key(std::span(bytes).first(count), service), secret);
@@ -38,7 +39,7 @@ Result<uint64_t> session_of_key(std::string_view key, const ServiceRecord& servi
   if ((service.flags & ServiceRecord::kByKey) != 0) return hash_of_bytes(key, service, secret);
   const std::optional<IpAddress> client = IpAddress::parse(key);
   if (!client)
-    return Error{fmt::format("'{}' is not a client's address", key), "198.51.100.7 or 2001:db8::7"};
+    return Error{fmt::format("'{}' is not a client's address", quotable(key)), "198.51.100.7 or 2001:db8::7"};
   if (client->family() != service.vip.family()) {
     return Error{fmt::format("the service's VIP {} and client {} are of different IP versions",
                              service.vip.text(), client->text()),

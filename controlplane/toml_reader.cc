@@ -5,6 +5,8 @@
 #include <sstream>
 #include <tuple>
 
+#include "controlplane/escaped.h"
+
 namespace sluice {
 namespace {
 
@@ -12,15 +14,10 @@ std::string quoted(std::string_view text, char quote = '\'') {
   return quote + std::string(text) + quote;
 }
 
-// A message is one line, whatever the value holds.
-std::string printable(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return (c < 0x20 && c != '\t') || c == 0x7f; }, '?');
-  return text;
-}
-
 // A longer line helps nobody.
 constexpr size_t kSourceLineMax = 500;
+constexpr size_t kValueMax = 200;
+constexpr size_t kMessageMax = 2'000;  // it may name all choices
 // Of errors, and of warnings, in one file: nobody reads more, and a file of megabytes may have millions.
 constexpr size_t kDiagnosticsMax = 1'000;
 
@@ -130,11 +127,9 @@ Diagnostic DiagnosticSink::make(Diagnostic::Kind kind, Position where, std::stri
           file_,
           where.line,
           where.column,
-          printable(std::move(message)),
-          std::move(suggestion),
-          has_line && lines_[where.line - 1].size() <= kSourceLineMax
-              ? printable(std::string(lines_[where.line - 1]))
-              : ""};
+          quotable(message, kMessageMax),
+          quotable(suggestion, kMessageMax),
+          has_line && lines_[where.line - 1].size() <= kSourceLineMax ? masked(lines_[where.line - 1]) : ""};
 }
 
 Position DiagnosticSink::place(const toml::node& node) const {
@@ -214,7 +209,7 @@ void TableReader::reject(std::string_view key, std::string_view must_be, std::st
   const toml::node* found = table_.get(key);
   std::ostringstream value;
   if (const auto* text = found->as_string()) {
-    value << '"' << printable(text->get()) << '"';
+    value << '"' << quotable(text->get(), kValueMax) << '"';
   } else if (const auto* number = found->as_integer()) {
     value << number->get();
   } else {

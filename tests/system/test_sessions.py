@@ -3,7 +3,9 @@ them as it says."""
 
 import json
 import random
+import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -360,6 +362,42 @@ def test_an_import_of_what_is_not_here_is_refused_whole(balancer, clients):
     finally:
         balancer.write_config(text)
         balancer.change("reload")
+
+
+def sluiced_that_says(folder, *lines):
+    """Answers one request, with these lines; returns its directory."""
+    folder.mkdir()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(folder / "control.sock"))
+    listener.listen()
+
+    def serve():
+        with listener, listener.accept()[0] as peer, peer.makefile("rb") as requests:
+            requests.readline()
+            peer.sendall("".join(json.dumps({"v": 1, **line}) + "\n" for line in lines).encode())
+            requests.readline()
+    threading.Thread(target=serve, daemon=True).start()
+    return folder
+
+
+def test_names_in_an_import_command_no_terminal(balancer):
+    """Of a file whose checksum is right: who has one may write one."""
+    header = json.loads(balancer.cli("session", "export", "web").stdout.splitlines()[0])
+    # A name goes into the file as it is: it has the escapes of JSON.
+    forged = sluiced_that_says(
+        balancer.fabric.folder / "forged", {"secret": header["secret"], "services": header["services"]},
+        {"sessions": [["web", "b\\u001b[2J\\nsluice: ok", "1" * 16, 0, 1, 1], ["x" * 5000, "b1", "2" * 16, 0, 1, 1]]},
+        {"ok": True, "count": 2})
+    file = balancer.fabric.folder / "forged.json"
+    balancer.host.run(program("controlplane/sluice"), "--dir", forged, "session", "export", "--file", file)
+    result = balancer.cli("session", "import", file, check=False)
+    assert result.returncode == 4 and "forged.json:2: no backend 'b\\u001b[2J\\nsluice: ok' in service 'web'" in result.stderr
+    assert f"forged.json:3: no service '{'x' * 80}...'" in result.stderr and "\x1b" not in result.stderr
+    # Nor does what sluiced says, or what was typed.
+    lying = sluiced_that_says(balancer.fabric.folder / "lying", {"ok": False, "code": "failed", "error": "\x1b[2Jno\x9b"})
+    result = balancer.host.run(program("controlplane/sluice"), "--dir", lying, "show", "services", check=False)
+    assert result.stderr == "sluice: \\u001b[2Jno\\u009b\n", result
+    assert "no service '\\u001bweb'" in refused(balancer, "show", "\x1bweb")[1]
 
 
 def test_a_full_backend_gets_no_pin_and_no_import_unless_it_is_meant(balancer, clients):

@@ -172,7 +172,7 @@ const FaultCase kFaultCases[] = {
      {{9, 8, "'name' is \"web/b1\"; it must be 1 to 63 letters, digits, '.', '_' or '-'"}}},
     {"name_with_line_break",
      service_with("") + backend("b\\n1", "10.0.1.11"),
-     {{9, 8, "'name' is \"b?1\"; it must be 1 to 63 letters, digits, '.', '_' or '-'"}}},
+     {{9, 8, "'name' is \"b\\n1\"; it must be 1 to 63 letters, digits, '.', '_' or '-'"}}},
     {"name_too_long",
      service_with("") + backend(std::string(64, 'x'), "10.0.1.11"),
      {{9, 8,
@@ -239,7 +239,7 @@ const FaultCase kFaultCases[] = {
     {"path_that_ends_the_request_line",
      right_service("health = { type = \"http\", path = \"/ HTTP/1.1\\r\\nX: \" }"),
      {{7, 34,
-       "'path' is \"/ HTTP/1.1??X: \"; it must be an absolute path without blanks, like \"/health\""}}},
+       "'path' is \"/ HTTP/1.1\\u000d\\nX: \"; it must be an absolute path without blanks, like \"/health\""}}},
 
     {"check_on_udp",
      service_with("health = { type = \"http\" }", "udp") + backend("b1", "10.0.1.11"),
