@@ -71,8 +71,7 @@ void show_events(Daemon& daemon, const json& request, uint64_t, const Reply& rep
   const std::string kind = text_of(request, "kind").value_or("");
   const std::string service = text_of(request, "service").value_or("");
   const auto asked = request.find("last");
-  const uint64_t most =
-      asked != request.end() && asked->is_number_unsigned() ? asked->get<uint64_t>() : Events::kEventsKept;
+  const uint64_t most = asked != request.end() ? asked->get<uint64_t>() : Events::kEventsKept;
   std::vector<const Event*> chosen;
   const std::deque<Event>& kept = daemon.events().kept();
   for (auto event = kept.rbegin(); event != kept.rend() && chosen.size() < most; ++event) {

@@ -222,9 +222,14 @@ void service_remove(Daemon& daemon, const json& request, uint64_t received_ns, c
 void service_enable(Daemon& daemon, const json& request, uint64_t received_ns, const Reply& reply) {
   const auto enabled = request.find("enabled");
   if (enabled == request.end() || !enabled->is_boolean()) return reply(missing("enabled", "true or false"));
+  const auto services = request.find("services");
+  const bool are_names = services != request.end() && services->is_array() &&
+                         std::all_of(services->begin(), services->end(),
+                                     [](const json& pattern) { return pattern.is_string(); });
+  if (!are_names) return reply(missing("services", "a list of names"));
   std::vector<std::string> names;
-  for (const json& pattern : request.value("services", json::array())) {
-    const std::string text = pattern.is_string() ? pattern.get<std::string>() : "";
+  for (const json& pattern : *services) {
+    const auto text = pattern.get<std::string>();
     const size_t before = names.size();
     for (const Service& service : daemon.model().services()) {
       if (fnmatch(text.c_str(), service.config.name.c_str(), 0) == 0) names.push_back(service.config.name);

@@ -94,9 +94,9 @@ Targets targets_of(const Daemon& daemon, const json& request) {
     return targets;
   };
   std::vector<std::pair<std::string, std::string>> names;
-  if (const auto list = request.find("targets"); list != request.end() && list->is_array()) {
+  if (const auto list = request.find("targets"); list != request.end()) {
     for (const json& target : *list) {
-      const std::string text = target.is_string() ? target.get<std::string>() : "";
+      const auto text = target.get<std::string>();
       const size_t slash = text.find('/');
       if (slash == std::string::npos || slash == 0 || slash + 1 == text.size())
         return refuse(error_response(

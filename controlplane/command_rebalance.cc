@@ -362,11 +362,7 @@ void run(Daemon& daemon, const json& request, bool moves, const Reply& reply) {
         take(request, "rate", 10'000, limits.rate)}) {
     if (!refusal.is_null()) return reply(std::move(refusal));
   }
-  if (const auto reset = request.find("reset"); reset != request.end()) {
-    if (!reset->is_boolean())
-      return reply(error_response(kCodeBadRequest, {"\"reset\" is true or false", ""}));
-    limits.resets = reset->get<bool>();
-  }
+  limits.resets = request.value("reset", false);
   if (const auto service = service_with_sessions(daemon, *name); !service)
     return reply(error_response(kCodeNotFound, service.error()));
   if (!daemon.dataplane().is_running() || daemon.dataplane().stats() == nullptr)

@@ -255,7 +255,8 @@ void import_sessions(Daemon& daemon, const json& request, uint64_t, const Reply&
   const auto refuse = [&](const char* code, const Error& error) { reply(error_response(code, error)); };
   if (!is_list_of_pairs(request))
     return refuse(kCodeBadRequest,
-                  {"\"backends\" is no list of [service, backend], or \"services\" no object", ""});
+                  {"\"backends\" is no list of [service, backend], or \"services\" no object of texts", ""});
+  if (!request.contains("secret")) return reply(missing("secret", "text"));
   const TablesView tables = daemon.publisher().current();
   if (text_of(request, "secret") != fingerprint(tables.generation().secret)) {
     return refuse(kCodeFailed, {"the sessions are of another secret: their hashes name nobody here",

@@ -99,7 +99,7 @@ void show_flows(Daemon& daemon, const json& request, uint64_t, const Reply& repl
   if (!backend.empty() && !daemon.find_backend(service, backend))
     return reply(error_response(kCodeNotFound, no_such_backend(daemon.model(), service, backend)));
   const auto list = request.find("list");
-  const size_t listed = list != request.end() && list->is_number_unsigned() ? list->get<size_t>() : 0;
+  const size_t listed = list != request.end() ? list->get<size_t>() : 0;
   const auto is_shown = [&daemon, service, backend](BackendId id) {
     if (service.empty()) return true;
     const json names = backend_of_flows(daemon.publisher().current(), id);

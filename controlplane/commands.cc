@@ -13,15 +13,53 @@ namespace {
 
 using nlohmann::json;
 
-// Arguments that would be taken for absent, and mean something else then: a dry run, one of many targets.
+bool is_flag(const json& value) {
+  return value.is_boolean();
+}
+bool is_text(const json& value) {
+  return value.is_string();
+}
+bool is_count(const json& value) {
+  return value.is_number_unsigned();
+}
+bool is_list(const json& value) {
+  return value.is_array();
+}
+bool is_list_of_texts(const json& value) {
+  return value.is_array() && std::all_of(value.begin(), value.end(), is_text);
+}
+bool is_object(const json& value) {
+  return value.is_object();
+}
+
+// Arguments that would be taken for absent, or for something else, if they are of another type: a dry run,
+// one of many targets. One name is one type in all commands; where it is not, or a range counts, the command
+// looks itself.
 json refusal_of_types(const json& request) {
-  for (const char* flag : {"dry_run", "force", "more", "pinned", "skip_unknown"}) {
-    if (request.contains(flag) && !request[flag].is_boolean())
-      return error_response(kCodeBadRequest, {fmt::format("\"{}\" is neither true nor false", flag), ""});
-  }
-  for (const char* name : {"target", "service", "backend", "key"}) {
-    if (request.contains(name) && !request[name].is_string())
-      return error_response(kCodeBadRequest, {fmt::format("\"{}\" is no text", name), ""});
+  struct Type {
+    bool (*fits)(const json&);
+    const char* must_be;
+    std::vector<const char*> arguments;
+  };
+  static const Type kTypes[] = {
+      {is_flag, "true or false", {"dry_run", "enabled", "force", "more", "pinned", "reset", "skip_unknown"}},
+      {is_text,
+       "text",
+       {"address", "admin", "backend", "client", "key", "kind", "protocol", "secret", "service", "target",
+        "vip"}},
+      {is_count, "a whole number", {"last", "list", "total"}},
+      {is_list, "a list", {"backends", "sessions", "sources"}},
+      {is_list_of_texts, "a list of texts", {"targets"}},
+      {is_object, "an object", {"definition"}},
+  };
+  for (const Type& type : kTypes) {
+    for (const char* name : type.arguments) {
+      const auto given = request.find(name);
+      if (given == request.end() || type.fits(*given)) continue;
+      const std::string value = quotable(given->dump(-1, ' ', false, json::error_handler_t::replace));
+      return error_response(kCodeBadRequest,
+                            {fmt::format("\"{}\" is {}; it must be {}", name, value, type.must_be), ""});
+    }
   }
   return nullptr;
 }

@@ -191,6 +191,51 @@ def test_a_watcher_that_does_not_read_is_cut_off_and_told_what_it_missed(control
     busy.close()
 
 
+def test_an_argument_of_another_type_is_refused_and_nothing_is_done(control):
+    """It would be taken for absent, and mean something else: all of it, another one, at once."""
+    generation = control.generation()
+    connection = Connection()
+    one = {"service": "web", "backend": "b1"}
+    for command, arguments, words in (
+            ("backend.admin", {**one, "admin": "maint", "targets": "web/b2"}, '"targets" is "web/b2"; it must be a list of texts'),
+            ("backend.admin", {**one, "admin": "maint", "targets": {}}, '"targets" is {}'),
+            ("backend.admin", {"admin": "maint", "targets": ["web/b1", 2]}, '"targets" is ["web/b1",2]'),
+            ("backend.admin", {**one, "admin": 1}, '"admin" is 1; it must be text'),
+            ("backend.admin", {**one, "admin": "drain", "reset_after_ms": "5m"}, "from 1ms to"),
+            ("backend.weight", {**one, "weight": "0"}, 'weight "0" is out of range'),
+            ("backend.weight", {**one, "weight": 0, "force": "no"}, '"force" is "no"; it must be true or false'),
+            ("backend.add", {"service": "web", "backend": "b4", "address": ["10.0.1.14"]}, '"address" is ["10.0.1.14"]'),
+            ("backend.remove", {"targets": None}, '"targets" is null'),
+            ("service.enable", {"services": "web", "enabled": False}, '"services" (a list of names)'),
+            ("service.enable", {"services": {"a": "web"}, "enabled": False}, '"services" (a list of names)'),
+            ("service.enable", {"services": ["web", None], "enabled": False}, '"services" (a list of names)'),
+            ("service.enable", {"services": ["web"], "enabled": 0}, '"enabled" is 0; it must be true or false'),
+            ("service.add", {"definition": [1]}, '"definition" is [1]; it must be an object'),
+            ("service.remove", {"service": ["web"]}, '"service" is ["web"]; it must be text'),
+            ("overrides.clear", {"target": 1}, '"target" is 1'),
+            ("config.apply", {"sources": "x"}, '"sources" is "x"; it must be a list'),
+            ("config.apply", {"sources": [], "confirm_s": 1.5, "dry_run": 1}, '"dry_run" is 1'),
+            ("session.show", {"pinned": "yes"}, '"pinned" is "yes"'),
+            ("session.show", {"limit": "20"}, '"limit" is a whole number'),
+            ("session.import", {"secret": 5, "services": {}, "backends": []}, '"secret" is 5; it must be text'),
+            ("session.import", {"services": {}, "backends": []}, 'the request has no "secret" (text)'),
+            ("session.import", {"secret": "x", "services": {}, "backends": [], "sessions": {}}, '"sessions" is {}; it must be a list'),
+            ("session.import", {"secret": "x", "services": {}, "backends": [], "total": "9"}, '"total" is "9"; it must be a whole number'),
+            ("session.import", {"secret": "x", "services": {"web": 1}, "backends": []}, '"services" no object of texts'),
+            ("rebalance", {"service": "web", "reset": "yes"}, '"reset" is "yes"; it must be true or false'),
+            ("rebalance", {"service": "web", "over_s": "3"}, '"over_s" is a whole number from 1 to 60'),
+            ("show.events", {"last": "1"}, '"last" is "1"; it must be a whole number'),
+            ("show.events", {"kind": ["audit"]}, '"kind" is ["audit"]; it must be text'),
+            ("watch", {"kind": 7}, '"kind" is 7'),
+            ("show.flows", {"list": -1}, '"list" is -1; it must be a whole number'),
+            ("explain", {"protocol": 6, "client": "198.51.100.2:1", "vip": "203.0.113.10:80"}, '"protocol" is 6; it must be text')):
+        answer = connection.ask(cmd=command, **arguments)
+        assert (answer["ok"], answer.get("code")) == (False, "bad_request") and words in answer["error"] + answer["remedy"], (
+            command, arguments, answer)
+    connection.close()
+    assert control.generation() == generation and control.json("show", "overrides")["overrides"] == []
+
+
 def test_a_hook_hears_of_a_failed_backend(control):
     out = control.lab.folder / "hook.out"
     script = f'read line; echo \\"$SLUICE_EVENT_KIND $SLUICE_SERVICE/$SLUICE_BACKEND\\" >> {out}'
