@@ -8,7 +8,7 @@
 // "due_percent" (by weight), "packets_percent", "excess_percent", "sessions", "flows_active", "pinned",
 // "live", "gives", "gets", "expected_percent"; "imbalance_percent" and "expected_imbalance_percent" (packets
 // on the wrong backend); "planned", "planned_live" (of these), "moved", "left_alone" (changed meanwhile),
-// "quiet_s". The client's end ends the moving.
+// "quiet_s". The client's end ends it, at once while it measures.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -59,7 +59,7 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
 
   void begin() {
     reply_.on_close([weak = weak_from_this()] {
-      if (const auto self = weak.lock()) self->is_gone_ = true;
+      if (const auto self = weak.lock()) self->leave();
     });
     const StatsSegment& stats = *daemon_.dataplane().stats();
     stats_incarnation_ = stats.header.segment.incarnation;
@@ -79,9 +79,18 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
 
   void after(Clock::duration time, void (Rebalance::*then)()) {
     timer_.expires_after(time);
-    timer_.async_wait([self = shared_from_this(), then](const boost::system::error_code& error) {
-      if (!error) (self.get()->*then)();
-    });
+    timer_.async_wait(
+        [self = shared_from_this(), then](const boost::system::error_code&) { (self.get()->*then)(); });
+  }
+
+  // The client is gone: what comes next comes at once, and ends it.
+  void leave() {
+    is_gone_ = true;
+    timer_.cancel();
+  }
+  bool ended_before_moving() {
+    if (is_gone_) fail({"the client went before anything was moved", ""});
+    return is_gone_;
   }
 
   void fail(Error error) {
@@ -101,6 +110,7 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
   }
 
   void measure() {
+    if (ended_before_moving()) return;
     const Service* service = this->service();
     if (service == nullptr) return;
     const StatsSegment* const now = daemon_.dataplane().stats();
@@ -147,6 +157,7 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
   }
 
   void walk() {
+    if (ended_before_moving()) return;
     const Service* service = this->service();
     if (service == nullptr) return;
     const TablesView tables = daemon_.publisher().current();

@@ -9,6 +9,7 @@ import pytest
 from fabric import VIPS4, program
 from lab import wait_until
 from sluice import HEALTH, on_fabric, service
+from test_interfaces import Connection
 from test_sessions import HEALTH_OF_HTTP, ask_all, held
 from traffic import KeepAlive
 
@@ -102,6 +103,19 @@ def test_keys_move_with_their_datagrams(balancer):
     said = audits(balancer)
     assert any(" rebalance " in text and '"1 of 1 sessions moved"' in text for text in said), said
     assert not any("rebalance.plan" in text for text in said), "who only looks changes nothing"
+
+
+def test_who_goes_while_it_measures_keeps_nobody_waiting(balancer):
+    def refused():
+        return balancer.cli("rebalance", "game", "--over", "1s", check=False).stderr
+    client = Connection(balancer.directory / "control.sock")
+    client.send(cmd="rebalance", service="game", over_s=60)
+    assert client.receive()["measuring_s"] == 60
+    assert "sessions are being moved already" in refused()
+    client.close()
+    wait_until(lambda: refused() == "", "another one may begin", 20.0)
+    said = [text for text in audits(balancer) if "over_s=60" in text]
+    assert len(said) == 1 and "the client went before anything was moved" in said[0], said
 
 
 def test_clients_move_only_when_no_connection_lives(balancer):
