@@ -101,11 +101,16 @@ class Rebalance : public std::enable_shared_from_this<Rebalance> {
     return fmt::format("; {} of {} sessions were moved", moved_, planned_.size());
   }
 
-  // The service as it is now, if it still has sessions.
+  // The service as it is now, if it still has sessions, and the table that is looked at is the one in use.
   const Service* service() {
     const Result<const Service*> service = service_with_sessions(daemon_, service_);
-    if (service) return *service;
-    fail(service.error());
+    if (!service) {
+      fail(service.error());
+      return nullptr;
+    }
+    if (registry_.is_current(daemon_.publisher().header().incarnation)) return *service;
+    fail({"the data plane began anew with another session table: the sessions of before are forgotten",
+          "again when clients have come back; before such a start: sluice session export --file FILE"});
     return nullptr;
   }
 

@@ -122,6 +122,10 @@ Result<SessionRegistry> SessionRegistry::open(const std::string& directory, uint
   return SessionRegistry(std::move(*flows));
 }
 
+bool SessionRegistry::is_current(uint64_t tables_incarnation) const {
+  return !flows_.is_stale() && flows_.as<const FlowsHeader>().tables_incarnation == tables_incarnation;
+}
+
 std::optional<SessionSeen> find_session(const SessionLine* lines, uint64_t count, uint64_t hash) {
   const uint64_t identity = session_identity(hash);
   std::optional<SessionSeen> found;

@@ -56,6 +56,11 @@ class SessionRegistry {
   // An Error when no data plane has run with these tables.
   static Result<SessionRegistry> open(const std::string& directory, uint64_t tables_incarnation);
 
+  // Still the table of the data plane that runs, or ran last, and of these tables? Not after a start with
+  // other
+  // --sessions-max, --workers or --flows-max. A system call.
+  bool is_current(uint64_t tables_incarnation) const;
+
   std::optional<SessionSeen> find(uint64_t hash) const { return find_session(lines_, count_, hash); }
   uint64_t capacity() const { return sessions_capacity(count_); }
 

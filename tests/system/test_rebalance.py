@@ -118,6 +118,46 @@ def test_who_goes_while_it_measures_keeps_nobody_waiting(balancer):
     assert len(said) == 1 and "the client went before anything was moved" in said[0], said
 
 
+def test_a_session_table_that_is_made_anew_is_told(balancer):
+    """The data plane is started with another --sessions-max while it measures, and while it moves."""
+    def start_with_another_table(sessions_max):
+        balancer.dataplane.kill()
+        (balancer.directory / "flows").unlink()  # as that start does, a moment earlier
+        balancer.start_dataplane("--sessions-max", sessions_max)
+
+    def end_of(client):
+        while "ok" not in (answer := client.receive()):
+            pass
+        client.close()
+        return answer
+    client = Connection(balancer.directory / "control.sock")
+    client.send(cmd="rebalance", service="game", over_s=2)
+    client.receive()
+    start_with_another_table(500_000)
+    answer = end_of(client)
+    assert not answer["ok"] and "began anew with another session table" in answer["error"] and answer["remedy"], answer
+    balancer.wait_ready()
+
+    only_b1(balancer, "game")
+    clients = balancer.fabric.hosts["c1"].start(
+        "keys2", [sys.executable, HERE / "udp_keys.py", GAME, 9000, KEYS, 20])
+    wait_until(lambda: all(held(balancer, f"{key:04x}", "game") for key in range(KEYS)), "each key has a session")
+    both_again(balancer, "game")
+    client = Connection(balancer.directory / "control.sock")
+    client.send(cmd="rebalance", service="game", over_s=1, rate=1)
+    while "moved" not in (part := client.receive()):
+        pass
+    start_with_another_table(600_000)
+    answer = end_of(client)
+    # Which of the two is seen first is a matter of when it looks.
+    assert not answer["ok"] and ("another session table" in answer["error"] or "no data plane runs" in answer["error"]), answer
+    assert f"; {part['moved']} of {part['of']} sessions were moved" in answer["error"] and answer["remedy"], (part, answer)
+    clients.kill()
+    balancer.wait_ready()
+    balancer.dataplane.kill()
+    balancer.start_dataplane()
+
+
 def test_clients_move_only_when_no_connection_lives(balancer):
     address = lambda: balancer.fabric.fresh_address("c1")
     busy, quiet = [address() for _ in range(4)], [address() for _ in range(4)]

@@ -1,7 +1,11 @@
 // What operators call a session is what the workers call it, and each that they made is found from outside.
 #include "controlplane/session_registry.h"
 
+#include <unistd.h>
+
+#include <cstdlib>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -120,6 +124,39 @@ TEST(SessionRegistry, what_was_written_a_moment_ahead_is_no_age) {
     EXPECT_FALSE(is_over(pinned, service, now_s)) << "it ends in a second";
     EXPECT_TRUE(is_over(pinned, service, now_s + 1));
   }
+}
+
+// A data plane that starts with another --sessions-max makes another file; who has the old one still sees
+// what nobody uses any more.
+TEST(SessionRegistry, a_table_that_is_made_anew_is_noticed) {
+  char name[] = "/tmp/sluice-registry-XXXXXX";
+  const std::string directory = mkdtemp(name);
+  const auto make = [&](uint64_t lines) {
+    Result<Segment> made = Segment::open_writer(directory, kFlowsSegment, flows_bytes(0, 0, lines));
+    EXPECT_TRUE(made) << made.error().text();
+    auto& header = made->as<FlowsHeader>();
+    header.session_lines = lines;
+    header.tables_incarnation = 7;
+    return std::move(*made);
+  };
+  const std::string path = directory + "/" + kFlowsSegment.file;
+  {
+    const Segment flows = make(kSessionLinesMin);
+    const Result<SessionRegistry> registry = SessionRegistry::open(directory, 7);
+    ASSERT_TRUE(registry) << registry.error().text();
+    EXPECT_TRUE(registry->is_current(7));
+    EXPECT_FALSE(registry->is_current(8));
+    flows.as<FlowsHeader>().tables_incarnation = 8;
+    EXPECT_FALSE(registry->is_current(7)) << "emptied in its place";
+    flows.as<FlowsHeader>().tables_incarnation = 7;
+    unlink(path.c_str());
+    EXPECT_FALSE(registry->is_current(7));
+    const Segment next = make(2 * kSessionLinesMin);
+    EXPECT_FALSE(registry->is_current(7));
+    EXPECT_TRUE(SessionRegistry::open(directory, 7)->is_current(7));
+  }
+  unlink(path.c_str());
+  rmdir(directory.c_str());
 }
 
 // At the beginning, in the middle and round the end of the table, more than their home lines hold.
