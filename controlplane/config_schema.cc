@@ -83,11 +83,16 @@ struct BackendUses {
   FirstUse<IpAddress> addresses;
 };
 
-// Of a service or a backend.
+// Of a service or a backend; `affinity` is the service's.
 template <typename Config>
-void read_caps(TableReader& reader, Config& config) {
+void read_caps(TableReader& reader, Affinity affinity, Config& config) {
   set_if(config.max_flows, reader.integer("max_flows", 1, UINT32_MAX));
   set_if(config.max_sessions, reader.integer("max_sessions", 1, UINT32_MAX));
+  if (reader.has("max_sessions") && !has_sessions(affinity)) {
+    reader.sink().warning(
+        reader.where("max_sessions"),
+        "'max_sessions' has no effect without affinity = \"client\", \"prefix\" or \"key\"");
+  }
 }
 
 // What a backend and the sorry backend have in common.
@@ -117,7 +122,7 @@ void read_backends(TableReader& service, const std::vector<const toml::table*>& 
     set_if(backend.weight, reader.integer("weight", 0, limits::kWeightMax));
     backend.max_flows = config.max_flows;
     backend.max_sessions = config.max_sessions;
-    read_caps(reader, backend);
+    read_caps(reader, config.affinity, backend);
     reader.finish();
     config.backends.push_back(std::move(backend));
   }
@@ -230,8 +235,6 @@ void check_caps(const TableReader& reader, const ServiceConfig& config) {
   const bool is_limited =
       std::any_of(config.backends.begin(), config.backends.end(),
                   [](const BackendConfig& b) { return b.max_flows != 0 || b.max_sessions != 0; });
-  const bool has_max_sessions = std::any_of(config.backends.begin(), config.backends.end(),
-                                            [](const BackendConfig& b) { return b.max_sessions != 0; });
   for (const char* key : {"scale_up_at", "scale_down_at"}) {
     if (reader.has(key) && !is_limited)
       reader.sink().error(reader.where(key),
@@ -245,10 +248,6 @@ void check_caps(const TableReader& reader, const ServiceConfig& config) {
   if (is_limited && config.affinity == Affinity::none) {
     reader.sink().error(reader.where("affinity"), "without affinity there are no flows to limit",
                         "affinity = \"connection\"");
-  }
-  if (has_max_sessions && !has_sessions(config.affinity)) {
-    reader.sink().warning(
-        reader.where(), "'max_sessions' has no effect without affinity = \"client\", \"prefix\" or \"key\"");
   }
 }
 
@@ -265,7 +264,7 @@ ServiceConfig read_service(const toml::table& table, DiagnosticSink& sink, const
   const toml::table* sorry = reader.table("sorry");
   const PolicyTables policy = read_policy(reader, config.policy);
   const SessionTables session = read_session(reader, config);
-  read_caps(reader, config);
+  read_caps(reader, config.affinity, config);
   read_scale(reader, config);
   const auto backends = reader.tables("backend", "[[service.backend]]");
   if (health != nullptr) {

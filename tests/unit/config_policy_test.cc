@@ -271,9 +271,16 @@ TEST(ConfigCaps, Faults) {
     ASSERT_EQ(result.errors.size(), 1u) << fault.first << "\n" << all_texts(result.errors);
     EXPECT_NE(result.errors[0].text().find(fault.second), std::string::npos) << result.errors[0].text();
   }
-  const ConfigResult useless = parse_config(with_backends("max_sessions = 5"), "f.toml");
+  // Each is told where it stands, the service's and its backends' own.
+  const ConfigResult useless =
+      parse_config(with_backends("max_sessions = 5", 2) + "  max_sessions = 6\n", "f.toml");
   ASSERT_TRUE(useless.config);
-  EXPECT_EQ(useless.warnings.size(), 1u);
+  ASSERT_EQ(useless.warnings.size(), 2u);
+  const std::string no_effect = ": 'max_sessions' has no effect without affinity = ";
+  EXPECT_TRUE(useless.warnings[0].text().starts_with("f.toml:7:16" + no_effect))
+      << all_texts(useless.warnings);
+  EXPECT_TRUE(useless.warnings[1].text().starts_with("f.toml:14:18" + no_effect))
+      << all_texts(useless.warnings);
 }
 
 }  // namespace
