@@ -36,13 +36,17 @@ const char* drain_word(const Arguments& arguments) {
 // How much longer than --reset-after sluiced may take.
 constexpr std::chrono::seconds kResetSlack{10};
 
-// When the first of them will be reset, as sluiced has it; empty: none will.
+// When the first of them will be reset, as sluiced has it, and who will not be any more; empty: nobody.
 std::string reset_text(const json& response) {
   const json resets = response.value("reset_in_s", json::object());
   std::optional<double> in_s;
   for (const auto& [name, seconds] : resets.items())
     in_s = std::min(in_s.value_or(seconds.get<double>()), seconds.get<double>());
-  return in_s ? fmt::format(", reset in {:.0f} s", *in_s) : "";
+  std::string text = in_s ? fmt::format(", reset in {:.0f} s", *in_s) : "";
+  const json called_off = response.value("reset_called_off", json::object());
+  for (const auto& [name, seconds] : called_off.items())
+    text += fmt::format(", the reset of {} in {:.0f} s is called off", name, seconds.get<double>());
+  return text;
 }
 
 // `has_time_max`, `has_reset_after`: of the command line.

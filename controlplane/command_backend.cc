@@ -1,5 +1,6 @@
 // Commands that change one backend.
 #include <array>
+#include <map>
 
 #include <fmt/format.h>
 
@@ -35,20 +36,29 @@ void edit_targets(Daemon& daemon, const json& request, Daemon::BackendEdit edit,
   }
   std::vector<Daemon::BackendEdit> edits;
   json before = json::object();
+  std::map<std::string, double> resets_before;
+  const auto reset_in_s = [&](BackendPlace at) {
+    return seconds_to_reset(daemon, daemon.model().service_of(at), daemon.model().backend(at));
+  };
   for (const BackendPlace at : targets.places) {
     edit.at = at;
     edits.push_back(edit);
     const std::string path = path_of(daemon, at);
     response["backends"].push_back(path);
     before[path] = state_of(daemon.model().backend(at), edit);
+    if (const auto in_s = reset_in_s(at)) resets_before[path] = *in_s;
   }
   response["before"] = before.size() == 1 ? *before.begin() : before;
   response["after"] = edit.admin ? json(name_of(*edit.admin)) : json(*edit.weight);
   const Result<Daemon::Change> change = daemon.edit_backends(edits);
   for (const BackendPlace at : targets.places) {
-    const Model& model = daemon.model();
-    if (const auto in_s = seconds_to_reset(daemon, model.service_of(at), model.backend(at)))
-      response["reset_in_s"][path_of(daemon, at)] = *in_s;
+    const std::string path = path_of(daemon, at);
+    if (const auto in_s = reset_in_s(at)) {
+      response["reset_in_s"][path] = *in_s;
+    } else if (const auto was = resets_before.find(path);
+               change && was != resets_before.end() && edit.admin != Admin::reset) {
+      response["reset_called_off"][path] = was->second;
+    }
   }
   finish_change(daemon, change, received_ns, std::move(response), reply);
 }

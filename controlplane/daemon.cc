@@ -271,8 +271,7 @@ Override Daemon::override_after(const BackendEdit& edit) const {
   Override entry = override_of(edit.at);
   const BackendConfig& config = model_.backend(edit.at).config;
   if (edit.admin) {
-    if (*edit.admin != model_.backend(edit.at).admin) entry.reset.reset();
-    if (edit.reset) entry.reset = edit.reset;
+    entry.reset = edit.reset;
     entry.admin.reset();
     if (*edit.admin != config.admin || entry.reset) entry.admin = edit.admin;
   }
@@ -294,9 +293,11 @@ Result<Daemon::Change> Daemon::edit_backends(std::span<const BackendEdit> edits)
   const uint64_t number_before = current ? current.generation().number : 0;
   std::vector<std::pair<OverrideKey, Override>> entries;
   std::vector<Backend> before;
+  bool is_changed = false;  // what the tables do not show: a deadline
   for (const BackendEdit& edit : edits) {
     const OverrideKey key{model_.service_of(edit.at).config.name, model_.backend(edit.at).config.name};
     Override entry = override_after(edit);
+    is_changed |= entry.reset != override_of(edit.at).reset;
     if (entry != override_of(edit.at)) entries.emplace_back(key, std::move(entry));
     before.push_back(model_.backend(edit.at));
     if (edit.admin) model_.set_admin(edit.at, *edit.admin, monotonic_ns());
@@ -313,7 +314,7 @@ Result<Daemon::Change> Daemon::edit_backends(std::span<const BackendEdit> edits)
   if (!entries.empty()) configuration_->set_overrides(std::move(entries));
   for (const BackendEdit& edit : edits)
     follow_checks(model_.service_of(edit.at), model_.backend(edit.at));
-  return Change{published->generation != number_before, published->generation};
+  return Change{is_changed || published->generation != number_before, published->generation};
 }
 
 void Daemon::follow_steering() {

@@ -98,7 +98,7 @@ class Daemon {
     BackendPlace at;
     std::optional<Admin> admin;
     std::optional<uint32_t> weight;
-    // With admin drain or migrate. Any other admin state ends an earlier one; the same one again does not.
+    // With admin drain or migrate. Each `admin` decides anew: without this one an earlier one is over.
     std::optional<ResetDeadline> reset;
   };
   [[nodiscard]] Result<Change> edit_backends(std::span<const BackendEdit> edits);

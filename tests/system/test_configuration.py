@@ -448,14 +448,18 @@ def test_only_what_still_drains_is_reset(control):
     control.cli("backend", "ready", "web/b1")
     control.cli("backend", "drain", "web/b2", "--reset-after", "3s")
     control.cli("backend", "drain", "web/b2", "--reset-after", "1h")
-    again = control.json("backend", "drain", "web/b2")
-    assert 0 < again["reset_in_s"]["web/b2"] <= 3600, "the same again changes nothing of it"
+    # The last word counts: a drain without a deadline has none, and says so.
+    control.cli("backend", "drain", "web/b1", "--reset-after", "3s")
+    said = control.cli("backend", "drain", "web/b1").stdout
+    assert said.startswith("web/b1: drain, the reset of web/b1 in ") and " s is called off; " in said and "no change" not in said, said
+    assert "reset_in_s" not in control.backend("b1") and admin(control, "b1") == "drain"
+    assert not control.json("backend", "drain", "web/b1").keys() & {"reset_in_s", "reset_called_off"}
     control.cli("backend", "drain", "--force", "web/b3", "--reset-after", "3s")
     wait_until(lambda: admin(control, "b3") == "reset", "the last of them is reset", 20.0)
-    assert (admin(control, "b1"), admin(control, "b2")) == ("ready", "drain")
+    assert (admin(control, "b1"), admin(control, "b2")) == ("drain", "drain")
     assert control.backend("b2")["reset_in_s"] > 0 and "reset_in_s" not in control.backend("b1")
     text = control.cli("show", "overrides").stdout
-    assert "web/b2  admin drain, reset in 3" in text and "web/b1" not in text, text
+    assert "web/b2  admin drain, reset in 3" in text and "web/b1  admin drain\n" in text, text
     refused = control.cli("overrides", "write", check=False)
     assert refused.returncode == FAILURE and "web/b2 drains and will be reset, which no file can say" in refused.stderr
 
@@ -463,6 +467,7 @@ def test_only_what_still_drains_is_reset(control):
     assert admin(control, "b2") == "drain" and 0 < control.backend("b2")["reset_in_s"] <= 3600
     control.cli("backend", "drain", "--migrate", "web/b2")
     assert "reset_in_s" not in control.backend("b2"), "another state: decided anew"
+    control.cli("backend", "ready", "web/b1")
     control.cli("overrides", "write")
     for words in (["--reset-after", ""], ["--reset-after", "soon"], ["--reset-after", "241h"], ["--reset-after", "0s"],
                   ["--reset-after", "1h", "--timeout", "1s"]):
