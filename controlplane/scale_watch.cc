@@ -33,8 +33,12 @@ std::vector<ScaleWatch::Change> ScaleWatch::look(const Model& model, const Stats
     const ServiceConfig& config = service.config;
     if (config.scale_up_percent == 0 && config.scale_down_percent == 0) continue;
     const std::optional<double> percent = fill_percent(service, stats);
-    if (!percent) continue;
     const auto known = states_.find(config.name);
+    if (!percent) {
+      // All of them drain, or are down: nothing says that what was told is over.
+      if (known != states_.end()) states.insert(*known);
+      continue;
+    }
     const State before = known == states_.end() ? State::ok : known->second;
     // Of a small threshold half: it must be possible to get below.
     const double up_hysteresis = std::min<double>(kHysteresisPercent, config.scale_up_percent / 2.0);

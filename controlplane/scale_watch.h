@@ -3,7 +3,7 @@
 //
 // How full: the flows, or if that is more, the sessions, of the backends that may serve, as a share of what
 // they may have. A state is left only kHysteresisPercent beyond where it began, so that nobody is told each
-// second.
+// second; while no backend with a limit may serve, it stays as it is.
 //
 // Owner: sluiced's one thread. look() once a second; costs a counter or two a backend of services that ask
 // for it.

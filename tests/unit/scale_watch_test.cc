@@ -115,5 +115,33 @@ TEST_F(Scale, by_what_is_scarcer_and_by_who_may_serve) {
   EXPECT_EQ(look(), States{State::up});
 }
 
+// Each state is told once, also when meanwhile nobody serves.
+TEST_F(Scale, who_drains_all_changes_no_state) {
+  const auto all = [&](Admin admin) {
+    for (uint32_t b = 0; b < 4; b++)
+      model_.set_admin({0, b}, admin, 1);
+  };
+  flows(90);
+  EXPECT_EQ(look(), States{State::up});
+  all(Admin::drain);
+  flows(0);
+  EXPECT_EQ(look(), States{});
+  all(Admin::ready);
+  flows(78);
+  EXPECT_EQ(look(), States{}) << "as before, with its hysteresis";
+  all(Admin::maint);
+  EXPECT_EQ(look(), States{});
+  all(Admin::ready);
+  flows(50);
+  EXPECT_EQ(look(), States{State::ok}) << "what was told ends";
+  // Who is asked no more has no state.
+  flows(90);
+  EXPECT_EQ(look(), States{State::up});
+  model_.edit_all()[0].config.scale_up_percent = model_.edit_all()[0].config.scale_down_percent = 0;
+  EXPECT_EQ(look(), States{});
+  model_.edit_all()[0].config.scale_up_percent = 80;
+  EXPECT_EQ(look(), States{State::up});
+}
+
 }  // namespace
 }  // namespace sluice
