@@ -119,6 +119,8 @@ class Tracker {
   void touch(const Packet& packet, SessionTable::Found& found, const ServiceRecord& service, uint32_t now_s);
   bool lend(Packet& packet, uint64_t session, const TablesView& tables);
   bool may_have_moved(const Packet& packet, const TablesView& tables, uint32_t now_s) const;
+  void count_made(const Packet& packet);
+  void remake_session(const Packet& packet, FlowTable::Place place, uint64_t session, uint32_t now_s);
   bool refresh_session(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s,
                        Sums& sums);
   std::optional<BackendId> moved_to(const Packet& packet, const SessionValue& session,

@@ -39,6 +39,12 @@ bool Tracker::take_key(Packet& packet, const TablesView& tables) {
   return true;
 }
 
+void Tracker::count_made(const Packet& packet) {
+  stats_.sessions.made.add(1);
+  stats_.sessions.active.add(1);
+  stats_.sessions_active[index(packet.backend)].add(1);
+}
+
 // This connection to the next choice that has room for it; the session stays where it is.
 bool Tracker::lend(Packet& packet, uint64_t session, const TablesView& tables) {
   const uint64_t hash = next_choice(session);
@@ -107,9 +113,7 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
     if (!found) {
       const SessionTable::Made made = sessions_.find_or_make(session, fresh);
       if (made.made) {
-        stats_.sessions.made.add(1);
-        stats_.sessions.active.add(1);
-        stats_.sessions_active[index(packet.backend)].add(1);
+        count_made(packet);
         if (is_tcp) on_trial_.put(packet.hash, now_s);
         return true;
       }
@@ -151,16 +155,30 @@ std::optional<BackendId> Tracker::moved_to(const Packet& packet, const SessionVa
   return is_full ? std::nullopt : own;
 }
 
+// A flow's second packet finds its session swept, which its first still found: it is where the flow is.
+void Tracker::remake_session(const Packet& packet, FlowTable::Place place, uint64_t session, uint32_t now_s) {
+  if (!is_unconfirmed(place.state()) || !on_trial_.may_have(packet.hash)) return;
+  if ((packet.record->flags & BackendRecord::kSorry) != 0) return;
+  const SessionValue fresh{packet.backend, SessionKind::learnt, 0, now_s, now_s >> kCreatedShift};
+  if (sessions_.find_or_make(session, fresh).made) count_made(packet);
+}
+
 // A connection goes on: its session must not end meanwhile. False: the connection ended instead.
 [[gnu::noinline]] bool Tracker::refresh_session(Packet& packet, FlowTable::Place place,
                                                 const TablesView& tables, uint32_t now_s, Sums& sums) {
   const uint64_t session = session_of(packet, tables);
   if (session == kNoSession) return true;
   SessionTable::Found found = sessions_.find(session);
-  if (!found) return true;
+  if (!found) {
+    remake_session(packet, place, session, now_s);
+    return true;
+  }
   SessionValue value = found.session();
   const ServiceRecord& service = tables.service(packet.service);
-  if (is_pinned(value.kind) || is_over(value, service, now_s)) return true;
+  if (is_pinned(value.kind)) return true;
+  // A flow's first packet near its session's end does not put that off, and so its second may come too late:
+  // what counts is that the session was there for the packet before this one.
+  if (is_over(value, service, now_s) && is_over(value, service, now_s - place.idle_s(now_s))) return true;
   const bool is_udp = packet.protocol == wire::kProtoUdp;
   const bool resets = value.kind == SessionKind::moved_resets && age_s(value, now_s) <= resets_s(service);
   const bool follows = is_udp ? value.kind >= SessionKind::moved : resets;

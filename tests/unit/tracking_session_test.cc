@@ -162,6 +162,32 @@ TEST_F(Sessions, one_packet_proves_nothing) {
   expect_gauges_true();
 }
 
+// Proves: a connection whose first packet still finds the session has it for its time, also when that is over
+// before the second packet; whether the sweep came by or not.
+TEST_F(Sessions, do_not_end_between_two_packets) {
+  const uint32_t idle_s = model.find_service("web")->config.session.idle_s;
+  for (const bool swept : {false, true}) {
+    const std::string from = client(swept ? 1 : 2);
+    const std::string home = connect(from);
+    // Whoever is chosen for anew goes elsewhere.
+    backend("web", home).admin = Admin::drain;
+    publish();
+    now_s += idle_s + refresh_s(idle_s);
+    const auto packet = [&](uint8_t tcp_flags) {
+      return send({.source = from.c_str(), .source_port = 7'777, .tcp_flags = tcp_flags}).backend;
+    };
+    ASSERT_EQ(packet(wire::kTcpSyn), home);
+    now_s += 2;
+    if (swept) sweep_all_sessions();
+    EXPECT_EQ(packet(wire::kTcpAck), home);
+    now_s += idle_s;
+    EXPECT_EQ(connect(from), home) << swept;
+    backend("web", home).admin = Admin::ready;
+    publish();
+  }
+  expect_gauges_true();
+}
+
 // Proves: whenever its packets come, a connection that may still go on has its session: the client's next
 // connection goes there, and nobody takes it for quiet. With timeouts in seconds, and in units of 128.
 TEST_F(Sessions, last_as_long_as_their_connections_may_rest) {
