@@ -264,7 +264,7 @@ class AffinityWorld {
       case 5:
       case 6:
       case 7: {
-        constexpr Admin kOut[] = {Admin::drain, Admin::drain, Admin::migrate, Admin::maint};
+        constexpr Admin kOut[] = {Admin::drain, Admin::migrate, Admin::migrate, Admin::maint};
         const bool stays_out = backend.admin == Admin::ready && draw % 8 < 4;
         model_.set_admin({first, position}, stays_out ? kOut[draw % 4] : Admin::ready, 1);
         break;
