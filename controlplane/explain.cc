@@ -255,6 +255,7 @@ class Explanation {
     }
     const SessionValue& session = seen->session;
     const bool is_pinned = sluice::is_pinned(session.kind);
+    named_ = session.backend;
     out_["session"] = report_session(*seen, tables_, now_s);
     say("its session: {}, made {} s ago{}", session_text(session, tables_, now_s), age_s(session, now_s),
         is_pinned ? "" : fmt::format(", last seen {} s ago", since_s(session.last_s, now_s)));
@@ -262,7 +263,7 @@ class Explanation {
     if (!own) {
       say("that is a backend of another service of its group, and {} has none of that name",
           service.config.name);
-      return from_lookup_table(service, next_choice(*session_));
+      return from_lookup_table(service, next_choice(*session_, tables_.backend(session.backend)));
     }
     const std::string name = tables_.backend_cold(*own).name;
     const uint8_t flags = tables_.backend(*own).flags;
@@ -271,7 +272,7 @@ class Explanation {
         is_alive && (flags & BackendRecord::kFailed) == 0 && (flags & BackendRecord::kResolved) != 0;
     if ((flags & BackendRecord::kMigrates) != 0 && !is_pinned) {
       say("{} drains, and its sessions go elsewhere with their next connection", name);
-      return from_lookup_table(service, next_choice(*session_));
+      return from_lookup_table(service, next_choice(*session_, tables_.backend(session.backend)));
     }
     if (is_well) {
       say("a new connection goes to {} as well", name);
@@ -284,7 +285,7 @@ class Explanation {
     const bool stays = record.on_failure == SessionFailure::rehash && !is_pinned;
     say("{} is down: a new connection goes by the lookup table, {}", name,
         stays ? "and stays there" : "until it is well");
-    return from_lookup_table(service, next_choice(*session_));
+    return from_lookup_table(service, next_choice(*session_, tables_.backend(session.backend)));
   }
 
   // What a failure of the backend would mean for the session.
@@ -302,7 +303,8 @@ class Explanation {
   void if_gone(const Service& service, BackendId id, uint64_t hash) {
     const std::string name = tables_.backend_cold(id).name;
     Service without;
-    const Backend* next = choice_without(service, id, session_ ? next_choice(*session_) : hash, without);
+    const uint64_t next_hash = session_ ? next_choice(*session_, tables_.backend(named_.value_or(id))) : hash;
+    const Backend* next = choice_without(service, id, next_hash, without);
     const OnFailure on_failure = service.config.policy.on_failure;
     const bool is_tracked = out_.contains("flow");
     const bool told = is_tracked && on_failure == OnFailure::reset && question_.protocol == wire::kProtoTcp;
@@ -354,6 +356,7 @@ class Explanation {
   const TablesView tables_;
   ServiceId service_ = kNoService;
   std::optional<uint64_t> session_;  // its hash, if the flow is of one
+  std::optional<BackendId> named_;   // the backend that it names, if it is there
   bool resets_ = false;              // the flow's client is told that its backend is gone
   json out_;
 };

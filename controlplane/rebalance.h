@@ -3,8 +3,8 @@
 // A session may move when it is learnt and has no live TCP connection: a connection stays where it is, and
 // its client must find that backend again. (Unless connections may be reset: then after those without one.)
 // Of a TCP service (or a group with one) such a session has been without a sign of life for quiet_s
-// (src/session_layout.h). A UDP service's may always move, and the flows that go on follow it within
-// refresh_s.
+// (src/session_layout.h). A UDP service's may always move, and the flows that go on follow it with
+// their next packet.
 //
 // How busy one session is nobody counts: each is taken for its backend's mean. So is a quiet one of a TCP
 // service, for when its client comes back.

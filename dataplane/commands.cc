@@ -156,7 +156,7 @@ Commands::Outcome Commands::move(const CommandEntry& command, const TablesView& 
       return {CommandResult::other, value_before};
     session.backend = command.backend;
     session.kind = command.session;
-    if (session.kind == SessionKind::moved_resets) session.created = now_s >> kCreatedShift;
+    session.created = now_s >> kCreatedShift;
     sessions_.moved.note(command.hash, now_s);
     if (change(found, session)) return {CommandResult::changed, value_before};
   }

@@ -35,10 +35,11 @@ bool Pipeline::age(const TablesView& tables, uint32_t now_s, uint64_t tsc) {
     const uint64_t step = kSessionLines * kSessionRoundS * tsc_hz_ / sessions_.lines();
     next_sessions_tsc_ = std::max(next_sessions_tsc_ + step, tsc - tsc_hz_);
   }
-  if (tsc < next_sweep_tsc_) return false;
+  const bool is_behind = ages_sessions_ && next_sessions_tsc_ < tsc;
+  if (tsc < next_sweep_tsc_) return is_behind;
   const uint64_t passed = tracker_.sweep(kSweepGroups, kSweepScans, tables, now_s);
   next_sweep_tsc_ = std::max(next_sweep_tsc_ + passed * tsc_hz_ / flows_.groups(), tsc - tsc_hz_);
-  return next_sweep_tsc_ < tsc;
+  return is_behind || next_sweep_tsc_ < tsc;
 }
 
 namespace {

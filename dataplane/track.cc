@@ -190,7 +190,9 @@ inline bool Tracker::may_have_moved(const Packet& packet, const TablesView& tabl
     return;
   }
   place.set_backend(packet.backend);
-  const FlowState first = first_state(packet);
+  FlowState first = first_state(packet);
+  // Its new backend knows nothing of the connection, and most likely ends it: that is no 15 minutes' flow.
+  if (!found.keeps && first == FlowState::midstream) first = FlowState::syn;
   stats_.backends[index(packet.backend)].flows_active.add(1);
   count_new(packet);
   if (!found.keeps) {

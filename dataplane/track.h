@@ -43,6 +43,9 @@ namespace sluice {
 
 class Tracker {
  public:
+  // A flow's first packet is remembered for so long at least: its session waits for the second one.
+  static constexpr uint32_t kOnTrialS = 64;
+
   // `workers`: those of all workers that run, of which `stats` is number `number`; none: it is alone.
   Tracker(FlowTable& flows, SessionTable& sessions, WorkerStats& stats,
           std::span<const WorkerStats> workers = {}, uint32_t number = 0)
@@ -109,6 +112,7 @@ class Tracker {
   bool take_key(Packet& packet, const TablesView& tables);
   bool choose(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s);
   bool has_room(BackendId id, bool for_session, const TablesView& tables) const;
+  bool has_session_room(BackendId id, const TablesView& tables) const;
   bool find_room(Packet& packet, uint64_t hash, bool for_session, const TablesView& tables);
   bool choose_by_method(Packet& packet, uint64_t session, const TablesView& tables);
   bool choose_by_session(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s);
@@ -117,10 +121,11 @@ class Tracker {
   bool follow_session(Packet& packet, SessionTable::Found& found, uint64_t session, const TablesView& tables,
                       uint32_t now_s);
   void touch(const Packet& packet, SessionTable::Found& found, const ServiceRecord& service, uint32_t now_s);
-  bool lend(Packet& packet, uint64_t session, const TablesView& tables);
+  bool lend(Packet& packet, uint64_t session, BackendId lost, const TablesView& tables);
   bool may_have_moved(const Packet& packet, const TablesView& tables, uint32_t now_s) const;
   void count_made(const Packet& packet);
-  void remake_session(const Packet& packet, FlowTable::Place place, uint64_t session, uint32_t now_s);
+  void remake_session(const Packet& packet, FlowTable::Place place, uint64_t session,
+                      const TablesView& tables, uint32_t now_s);
   bool refresh_session(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s,
                        Sums& sums);
   std::optional<BackendId> moved_to(const Packet& packet, const SessionValue& session,
@@ -133,9 +138,9 @@ class Tracker {
   SessionTable& sessions_;
   WorkerStats& stats_;
   Chooser chooser_;
-  uint64_t sessions_swept_ = 0;  // the line to go on with
-  RecentSet on_trial_;           // flows whose confirmation their session waits for
-  bool many_unknown_ = false;    // of the last batch's packets; only how to look depends on it
+  uint64_t sessions_swept_ = 0;    // the line to go on with
+  RecentSet<kOnTrialS> on_trial_;  // flows whose confirmation their session waits for
+  bool many_unknown_ = false;      // of the last batch's packets; only how to look depends on it
 };
 
 }  // namespace sluice

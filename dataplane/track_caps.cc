@@ -11,7 +11,11 @@ namespace sluice {
 bool Tracker::has_room(BackendId id, bool for_session, const TablesView& tables) const {
   const BackendCold& limits = tables.backend_cold(id);
   if (limits.max_flows != 0 && chooser_.active_flows(id) >= limits.max_flows) return false;
-  return !for_session || limits.max_sessions == 0 || chooser_.active_sessions(id) < limits.max_sessions;
+  return !for_session || has_session_room(id, tables);
+}
+bool Tracker::has_session_room(BackendId id, const TablesView& tables) const {
+  const uint32_t most = tables.backend_cold(id).max_sessions;
+  return most == 0 || chooser_.active_sessions(id) < most;
 }
 
 // The packet's backend was chosen, by this hash or else: if it is full, the next choice that is not. The same

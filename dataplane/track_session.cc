@@ -46,8 +46,8 @@ void Tracker::count_made(const Packet& packet) {
 }
 
 // This connection to the next choice that has room for it; the session stays where it is.
-bool Tracker::lend(Packet& packet, uint64_t session, const TablesView& tables) {
-  const uint64_t hash = next_choice(session);
+bool Tracker::lend(Packet& packet, uint64_t session, BackendId lost, const TablesView& tables) {
+  const uint64_t hash = next_choice(session, tables.backend(lost));
   if (!select(packet, hash, tables)) return false;
   const bool is_capped = (tables.service(packet.service).flags & ServiceRecord::kCapped) != 0;
   return !is_capped || !is_first(packet) || find_room(packet, hash, false, tables);
@@ -65,7 +65,7 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
   const std::optional<BackendId> own = tables.own_backend(packet.service, value.backend);
   if (!own) {
     // Its backend is none of ours: ours is the next choice, and the others of the group keep theirs.
-    if (lend(packet, session, tables) && !is_pinned) touch(packet, found, service, now_s);
+    if (lend(packet, session, value.backend, tables) && !is_pinned) touch(packet, found, service, now_s);
     return true;
   }
   const BackendRecord& backend = tables.backend(*own);
@@ -87,7 +87,7 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
     return false;
   } else {
     // It comes back when the backend is well.
-    if (!lend(packet, session, tables)) return true;
+    if (!lend(packet, session, value.backend, tables)) return true;
   }
   if (!is_pinned) touch(packet, found, service, now_s);
   return true;
@@ -96,25 +96,38 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
 [[gnu::noinline]] bool Tracker::choose_by_session(Packet& packet, SessionTable::Found found, uint64_t session,
                                                   const TablesView& tables, uint32_t now_s) {
   const ServiceRecord& service = tables.service(packet.service);
-  const bool is_tcp = packet.protocol == wire::kProtoTcp;
-  const uint32_t last_s = is_tcp ? now_s - (service.session_idle_s - on_trial_s(service)) : now_s;
+  const uint32_t on_trial_from_s = now_s - (service.session_idle_s - on_trial_s(service));
   // Others may be at the same session: it changes under our hands a few times at most.
   for (int attempt = 0; attempt < 4; attempt++) {
     if (found && follow_session(packet, found, session, tables, now_s))
       return packet.verdict == Verdict::forward;
     const bool is_over_now = found && !is_ours(found.session(), service, tables, now_s);
-    const uint64_t hash = found && !is_over_now ? next_choice(session) : session;
+    const bool moves = found && !is_over_now;
+    const uint64_t hash = moves ? next_choice(session, tables.backend(found.session().backend)) : session;
     if (!select(packet, hash, tables)) return false;
     // Nobody is tied to who only says sorry.
     if ((packet.record->flags & BackendRecord::kSorry) != 0) return true;
-    const bool is_capped = (service.flags & ServiceRecord::kCapped) != 0;
-    if (is_capped && is_first(packet) && !find_room(packet, hash, true, tables)) return false;
-    const SessionValue fresh{packet.backend, SessionKind::learnt, 0, last_s, now_s >> kCreatedShift};
+    if ((service.flags & ServiceRecord::kCapped) != 0) {
+      if (is_first(packet)) {
+        if (!find_room(packet, hash, true, tables)) return false;
+      } else if (!has_session_room(packet.backend, tables)) {
+        // It goes on somewhere; what is remembered has its limit.
+        stats_.flows.overflowed.add(1);
+        return true;
+      }
+    }
+    SessionValue fresh{packet.backend, SessionKind::learnt, 0, on_trial_from_s, now_s >> kCreatedShift};
+    if (moves) {
+      // It is as old as it was, and has been heard of as lately.
+      const SessionValue was = found.session();
+      fresh.created = was.created;
+      if (since_s(was.last_s, now_s) < since_s(on_trial_from_s, now_s)) fresh.last_s = was.last_s;
+    }
     if (!found) {
       const SessionTable::Made made = sessions_.find_or_make(session, fresh);
       if (made.made) {
         count_made(packet);
-        if (is_tcp) on_trial_.put(packet.hash, now_s);
+        on_trial_.put(packet.hash, now_s);
         return true;
       }
       if (!made.found) {
@@ -130,7 +143,7 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
       if (is_over_now) stats_.sessions.made.add(1);
       stats_.sessions_active[index(before.backend)].subtract(1);
       stats_.sessions_active[index(packet.backend)].add(1);
-      if (is_tcp) on_trial_.put(packet.hash, now_s);
+      on_trial_.put(packet.hash, now_s);
       return true;
     }
     if (!found) found = sessions_.find(session);
@@ -155,10 +168,16 @@ std::optional<BackendId> Tracker::moved_to(const Packet& packet, const SessionVa
   return is_full ? std::nullopt : own;
 }
 
-// A flow's second packet finds its session swept, which its first still found: it is where the flow is.
-void Tracker::remake_session(const Packet& packet, FlowTable::Place place, uint64_t session, uint32_t now_s) {
-  if (!is_unconfirmed(place.state()) || !on_trial_.may_have(packet.hash)) return;
-  if ((packet.record->flags & BackendRecord::kSorry) != 0) return;
+// A connection goes on that has no session: its own ended before it was proven, or found no place. It is
+// where the connection is. Not where sessions have a lifetime: the client's next connection may be to be
+// chosen anew. There only a flow that began lately makes one.
+void Tracker::remake_session(const Packet& packet, FlowTable::Place place, uint64_t session,
+                             const TablesView& tables, uint32_t now_s) {
+  const ServiceRecord& service = tables.service(packet.service);
+  const bool is_young = is_unconfirmed(place.state()) && on_trial_.may_have(packet.hash);
+  if (service.session_life_s != 0 && !is_young) return;
+  if ((packet.record->flags & (BackendRecord::kSorry | BackendRecord::kMigrates)) != 0) return;
+  if ((service.flags & ServiceRecord::kCapped) != 0 && !has_session_room(packet.backend, tables)) return;
   const SessionValue fresh{packet.backend, SessionKind::learnt, 0, now_s, now_s >> kCreatedShift};
   if (sessions_.find_or_make(session, fresh).made) count_made(packet);
 }
@@ -170,7 +189,7 @@ void Tracker::remake_session(const Packet& packet, FlowTable::Place place, uint6
   if (session == kNoSession) return true;
   SessionTable::Found found = sessions_.find(session);
   if (!found) {
-    remake_session(packet, place, session, now_s);
+    remake_session(packet, place, session, tables, now_s);
     return true;
   }
   SessionValue value = found.session();
@@ -180,9 +199,10 @@ void Tracker::remake_session(const Packet& packet, FlowTable::Place place, uint6
   // what counts is that the session was there for the packet before this one.
   if (is_over(value, service, now_s) && is_over(value, service, now_s - place.idle_s(now_s))) return true;
   const bool is_udp = packet.protocol == wire::kProtoUdp;
-  const bool resets = value.kind == SessionKind::moved_resets && age_s(value, now_s) <= resets_s(service);
-  const bool follows = is_udp ? value.kind >= SessionKind::moved : resets;
-  const std::optional<BackendId> there = follows ? moved_to(packet, value, tables) : std::nullopt;
+  const bool follows =
+      value.kind == SessionKind::moved_resets || (is_udp && value.kind == SessionKind::moved);
+  const bool is_followed = follows && age_s(value, now_s) <= followed_s(service);
+  const std::optional<BackendId> there = is_followed ? moved_to(packet, value, tables) : std::nullopt;
   if (there && !is_udp && may_answer_reset(packet)) {
     end_by_reset(packet, place, sums);
     return false;
@@ -194,7 +214,9 @@ void Tracker::remake_session(const Packet& packet, FlowTable::Place place, uint6
     packet.backend = *there;
     packet.record = &tables.backend(*there);
   }
-  if (value.last_s != (now_s & kSessionTimeMask)) {
+  const bool is_as_others = value.kind >= SessionKind::moved && age_s(value, now_s) > kFollowedMax_s;
+  if (is_as_others) value.kind = SessionKind::learnt;
+  if (value.last_s != (now_s & kSessionTimeMask) || is_as_others) {
     value.last_s = now_s;
     SessionTable::change(found, value);
   }

@@ -22,11 +22,12 @@ inline uint64_t Tracker::session_of(const Packet& packet, const TablesView& tabl
   return client_session(source_of(packet), service, secret);
 }
 
-// One packet proves nothing: what a TCP packet of an unknown connection makes, or finds near its end, rests
-// for as long as a SYN may. When that flow is confirmed, it rests for its own time (follow()). Else a flood
-// of spoofed SYNs would fill the table, and max_sessions, for an hour.
+// One packet proves nothing: the session that it makes rests for as long as its flow may. When that is
+// confirmed, the session rests for its own time (follow()). Else a flood of spoofed packets would fill the
+// table, and max_sessions, for an hour.
 inline uint32_t on_trial_s(const ServiceRecord& service) {
-  return std::min<uint32_t>(service.idle_s[ServiceRecord::kSyn], service.session_idle_s);
+  const uint32_t state = service.protocol == wire::kProtoUdp ? ServiceRecord::kUdp : ServiceRecord::kSyn;
+  return std::min<uint32_t>(service.idle_s[state], service.session_idle_s);
 }
 
 // A new connection is a sign of life: said once in each piece of refresh_s, the same pieces as of those that
@@ -36,6 +37,8 @@ inline void Tracker::touch(const Packet& packet, SessionTable::Found& found, con
   SessionValue value = found.session();
   if (((value.last_s ^ now_s) & kSessionTimeMask) < refresh_s(service.session_idle_s)) [[likely]]
     return;
+  // Nor does a SYN put off the end that is near; a datagram may be all there is of its flow, so a second flow
+  // is proof.
   if (packet.protocol == wire::kProtoTcp &&
       since_s(value.last_s, now_s) >= service.session_idle_s - on_trial_s(service)) {
     // An untracked flow's second packet comes here as well.

@@ -38,7 +38,7 @@ enum class CommandKind : uint32_t {
   unpin = 2,   // removed, if it is pinned
   import = 3,  // made, with these times, unless there is one; a pin replaces what was learnt
   move = 4,    // learnt: from `from` to `backend`, as `session` says moved or moved_resets; flows that go on
-               // follow, or are reset, at their next refresh
+               // follow, or are reset, with their next packet
 };
 
 struct alignas(64) CommandEntry {

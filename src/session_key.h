@@ -46,6 +46,13 @@ inline uint64_t session_hash(const SessionKey& key, const HashSecret& secret) {
 constexpr uint64_t next_choice(uint64_t hash) {
   return (hash ^ hash >> 29) * 0xbf58476d1ce4e5b9ULL;  // SplitMix64's
 }
+// The same for each backend that it loses: a session that moved there by one hash goes on by another. By the
+// backend's address, which is alike on every balancer.
+inline uint64_t next_choice(uint64_t hash, const BackendRecord& lost) {
+  uint64_t address[2];
+  std::memcpy(address, lost.outer_destination().bytes.data(), sizeof address);
+  return next_choice(hash ^ (address[0] ^ std::rotl(address[1], 32)) * 0x9e3779b97f4a7c15ULL);
+}
 
 // ServiceRecord::session_salt of this group, or of a service without one.
 inline uint64_t session_salt(std::string_view name) {

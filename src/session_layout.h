@@ -55,8 +55,8 @@ enum class SessionKind : uint8_t {
   pinned = 1,        // by an operator, until unpinned
   pinned_until = 2,  // by an operator, until `last_s`
   moved = 3,         // learnt, then moved by `sluice rebalance`: datagrams that go on follow it,
-  moved_resets = 4,  //   and here TCP connections that go on elsewhere are reset, as long as they may have
-                     //   begun before (resets_s); `created` is when it was moved
+  moved_resets = 4,  //   and here TCP connections that go on elsewhere are reset; `created` is when it was
+                     //   moved, and that is so as long as they may have begun before (followed_s)
 };
 // Else it was learnt.
 constexpr bool is_pinned(SessionKind kind) {
@@ -129,11 +129,16 @@ inline uint32_t quiet_s(const ServiceRecord& service) {
   return idle_s + refresh_s(service.session_idle_s) + (idle_s > limits::kIdleTimeoutShortMax ? 3 * 128 : 0) +
          2;
 }
-// A moved_resets session resets no connections later than so many seconds after it was moved: those from
+// Flows follow a session that was moved, or are reset, no later than so many seconds after that: those from
 // before have been, or are forgotten. Later ones that are elsewhere were lent.
-inline uint32_t resets_s(const ServiceRecord& service) {
-  return quiet_s(service) + (1u << kCreatedShift);
+inline uint32_t followed_s(const ServiceRecord& service) {
+  const uint32_t flows_s = service.protocol == wire::kProtoTcp
+                               ? quiet_s(service)
+                               : service.idle_s[ServiceRecord::kUdp] + refresh_s(service.session_idle_s) + 2;
+  return flows_s + (1u << kCreatedShift);
 }
+// Longer than any of that. From then on it is one as others are, before its age begins anew.
+inline constexpr uint32_t kFollowedMax_s = 1u << 20;
 // Nobody's next connection follows it any more?
 constexpr bool is_over(const SessionValue& session, const ServiceRecord& service, uint32_t now_s) {
   switch (session.kind) {

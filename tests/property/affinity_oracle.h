@@ -3,7 +3,8 @@
 // the one case that says so.
 //
 // A client's session is live until idle_s after its last sign of life, over refresh_s later, and may be
-// either in between. A TCP packet that begins a flow is a sign when the next one follows.
+// either in between. A packet that makes one is a sign when the next one follows, and of TCP each that begins
+// a flow near its session's end. A flow that goes on without a session makes one where it is.
 #pragma once
 
 #include <algorithm>
@@ -58,7 +59,7 @@ class AffinityOracle {
   struct Rules {
     OnFailure on_failure;
     bool is_udp;
-    uint32_t idle_s, refresh_s, syn_s;
+    uint32_t idle_s, refresh_s, trial_s;
     uint32_t flow_s;   // a flow rests for so long
     uint32_t proof_s;  // its first packet is remembered for so long
   };
@@ -73,13 +74,13 @@ class AffinityOracle {
     uint32_t in_batch[2] = {};
     uint8_t last_service = 0;
     uint8_t last_worker = 0;
-    bool on_trial = false;   // its last sign is not proven yet
-    bool was_moved = false;  // since it was chosen anew
+    bool on_trial = false;  // its last sign is not proven yet
   };
   struct Flow {
     uint32_t last_s = 0;
     uint16_t backend = kNoNumber;
-    bool proves = false;  // its next packet is the sign that its first was not
+    bool proves = false;    // its next packet is the sign that its first was not
+    bool is_moved = false;  // its backend was gone: of TCP it rests as a SYN's until the next packet
   };
   struct Where {
     uint32_t service;
@@ -119,14 +120,21 @@ class AffinityOracle {
     flow.last_s = now_s;
   }
   void goes_on(Client& client, Flow& flow, Where at, uint16_t backend, uint32_t now_s) {
-    const bool rests_too_long = now_s - flow.last_s > rules_.flow_s;
-    ASSERT_TRUE(rules_.is_udp || !rests_too_long);
-    if (!rests_too_long && state(at, flow.backend).keeps_flows) {
+    const bool is_short = flow.is_moved && !rules_.is_udp && now_s - flow.last_s > rules_.trial_s;
+    const bool rests_too_long = is_short || now_s - flow.last_s > rules_.flow_s;
+    ASSERT_TRUE(rules_.is_udp || is_short || !rests_too_long);
+    if (is_short && backend == flow.backend) {
+      // Unless the sweep had been there first: then it is a new one, which may have taken its session along.
+      adopt(client, now_s);
+      flow.proves = false;
+    } else if (!rests_too_long && state(at, flow.backend).keeps_flows) {
       ASSERT_EQ(backend, flow.backend) << "a live flow's packet, in epoch " << epoch_;
       sign(client, flow, now_s);
+      flow.is_moved = false;
     } else {
       ways.flows_moved += !rests_too_long;
       choose(client, flow, at, backend, now_s);
+      flow.is_moved = true;
     }
     flow.backend = backend;
     flow.last_s = now_s;
@@ -173,7 +181,7 @@ class AffinityOracle {
         client.on_trial |= std::exchange(flow.proves, false);
       } else {
         if (is_known) count_made(client, home, at, backend, is_over, is_live, now_s);
-        make(client, flow, backend, now_s);
+        make(client, flow, backend, is_live, !is_over, now_s);
       }
     }
     client.opened_s = now_s;
@@ -207,11 +215,9 @@ class AffinityOracle {
                   bool is_live, uint32_t now_s) {
     if (is_live) {
       (home.migrates ? ways.migrated : ways.moved)++;
-      if (!client.was_moved) spread_[at.service][backend]++;
-      client.was_moved = true;
+      spread_[at.service][backend]++;
       return;
     }
-    client.was_moved = !is_over;
     ways.between_anew += !is_over;
     if (!is_over) return;
     ways.over_removed += !home.exists;
@@ -221,36 +227,43 @@ class AffinityOracle {
   }
 
   // Signs of life.
-  void make(Client& client, Flow& flow, uint16_t backend, uint32_t now_s) {
-    const uint32_t rests_s = rules_.is_udp ? rules_.idle_s : rules_.syn_s;
+  void make(Client& client, Flow& flow, uint16_t backend, bool is_moved, bool may_be_moved, uint32_t now_s) {
     client.home = backend;
     client.lent_to = kNoNumber;
-    client.live_until_s = now_s + rests_s;
-    client.over_after_s = now_s + rests_s + rules_.refresh_s;
-    client.on_trial = flow.proves = !rules_.is_udp;
+    const uint32_t live_until_s = now_s + rules_.trial_s;
+    flow.proves = true;
+    // One that moves is as it was.
+    client.on_trial = is_moved ? client.on_trial && live_until_s >= client.live_until_s : true;
+    client.live_until_s = is_moved ? std::max(client.live_until_s, live_until_s) : live_until_s;
+    const uint32_t over_after_s = live_until_s + rules_.refresh_s;
+    client.over_after_s = may_be_moved ? std::max(client.over_after_s, over_after_s) : over_after_s;
+  }
+  // What the table says where it is not known.
+  void adopt(Client& client, uint32_t now_s) {
+    const uint16_t home = whose_(client);
+    if (home != kNoNumber && home != client.home) {
+      client.home = home;
+      client.live_until_s = 0;
+    }
+    may_be_signed(client, now_s);
   }
   void follow(Client& client, Flow& flow, bool is_live, uint32_t now_s) {
     may_be_signed(client, now_s);
     // Near its end it rests no longer for this.
-    const bool is_sign = rules_.is_udp || (is_live && !client.on_trial &&
-                                           now_s + rules_.syn_s + rules_.refresh_s < client.live_until_s);
+    const bool is_sign =
+        is_live && (rules_.is_udp ||
+                    (!client.on_trial && now_s + rules_.trial_s + rules_.refresh_s < client.live_until_s));
     if (is_sign) client.live_until_s = now_s + rules_.idle_s;
     flow.proves = !is_sign;
   }
   void sign(Client& client, Flow& flow, uint32_t now_s) {
-    // It was over at the packet before this one: this one does not bring it back.
-    if (flow.last_s > client.over_after_s) return;
     const bool is_live = now_s <= client.live_until_s;
+    // Was it over, and does the flow make another?
+    if (!is_live || !states_[0][client.home].exists) adopt(client, now_s);
     may_be_signed(client, now_s);
     // A flow tells so in each piece of refresh_s once.
     const bool is_new_piece = now_s / rules_.refresh_s != flow.last_s / rules_.refresh_s;
     const bool proves = flow.proves && now_s - flow.last_s <= rules_.proof_s;
-    if (proves && flow.backend != client.home && (!is_live || !states_[0][client.home].exists)) {
-      // It is over, and if it was swept the flow has made another.
-      const uint16_t home = whose_(client);
-      ASSERT_TRUE(home == client.home || home == flow.backend || home == kNoNumber);
-      if (home != kNoNumber) client.home = home;
-    }
     if (proves || (is_live && (!client.on_trial || is_new_piece))) {
       client.live_until_s = now_s + rules_.idle_s;
       client.on_trial = false;

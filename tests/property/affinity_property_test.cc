@@ -75,7 +75,7 @@ void run(const AffinitySetup& setup) {
   EXPECT_EQ(ways.came_back > some, !rehashes);
   EXPECT_EQ(ways.waited > some, setup.on_failure == OnFailure::keep);
   EXPECT_EQ(ways.joined > some, setup.affinity == Affinity::key);
-  EXPECT_EQ(ways.over_on_trial > some, setup.affinity != Affinity::key) << "of UDP one packet is enough";
+  EXPECT_GT(ways.over_on_trial, some);
   // By chance alone within a few hundredths where many move.
   if (rehashes) {
     const double margin = setup.connections > 1'000'000 ? 0.15 : 0.5;

@@ -194,10 +194,13 @@ class AffinityWorld {
   }
   static AffinityOracle::Rules rules_of(const AffinitySetup& setup, const ServiceConfig& web) {
     const bool is_udp = web.protocol == wire::kProtoUdp;
-    return {setup.on_failure,   is_udp,
-            web.session.idle_s, refresh_s(web.session.idle_s),
-            web.idle_syn_s,     is_udp ? web.idle_udp_s : web.idle_established_s,
-            RecentSet::kPeriodS};
+    return {setup.on_failure,
+            is_udp,
+            web.session.idle_s,
+            refresh_s(web.session.idle_s),
+            is_udp ? web.idle_udp_s : web.idle_syn_s,
+            is_udp ? web.idle_udp_s : web.idle_established_s,
+            Tracker::kOnTrialS};
   }
 
   // ---- Backends

@@ -370,7 +370,7 @@ TEST_F(Sessions, connections_are_reset_of_a_session_that_was_moved_so) {
   // What is elsewhere since then was lent, and is let alone: no connection from before can be left.
   checked();
   use([](ServiceConfig& service) { service.policy.on_failure = OnFailure::comes_back; });
-  for (uint32_t passed = 0; passed <= resets_s(web); passed += refresh, now_s += refresh)
+  for (uint32_t passed = 0; passed <= followed_s(web); passed += refresh, now_s += refresh)
     ASSERT_EQ(send({.source_port = 6'002}).backend, other);
   health(other, Health::down);
   const std::string lent = begin(6'003);

@@ -141,6 +141,44 @@ TEST_F(Caps, max_sessions_is_exact) {
   EXPECT_EQ(stats.workers[0].sessions.active.get(), 80u);
 }
 
+// Proves: sessions keep to it whatever packet would make or move one. What is not a beginning is never
+// refused for it.
+TEST_F(Caps, max_sessions_is_exact_for_packets_from_the_middle) {
+  ServiceConfig& web = config.services[0];
+  web.affinity = Affinity::client;
+  web.health.type = HealthConfig::Type::tcp;
+  limit(0, 20);
+  const auto packet = [&](uint32_t client) {
+    const std::string from = "198.51.7." + std::to_string(client + 1);
+    return send({.source = from.c_str(), .source_port = 5'000}).verdict;
+  };
+  const auto expect_kept = [&] {
+    for (int i = 1; i <= 4; i++)
+      EXPECT_LE(sessions_of("b" + std::to_string(i)), 20u) << i;
+  };
+  // Twice: the second packet confirms each flow.
+  for (int round = 0; round < 2; round++) {
+    for (uint32_t client = 0; client < 150; client++)
+      ASSERT_EQ(packet(client), Verdict::forward);
+    expect_kept();
+  }
+  EXPECT_GT(stats.workers[0].sessions.active.get(), 60u);
+  // Live connections of a backend that fails.
+  for (Backend& backend : model.edit_all()[0].backends)
+    backend.health = backend.config.name == "b1" ? Health::down : Health::up;
+  publish();
+  for (int round = 0; round < 2; round++) {
+    for (uint32_t client = 0; client < 150; client++)
+      ASSERT_EQ(packet(client), Verdict::forward);
+    expect_kept();
+  }
+  // A refresh later.
+  now_s += 256;
+  for (uint32_t client = 0; client < 150; client++)
+    ASSERT_EQ(packet(client), Verdict::forward);
+  expect_kept();
+}
+
 // Proves: a connection of a client whose backend has all its flows is lent to another; its session is not.
 TEST_F(Caps, a_connection_too_many_is_lent) {
   config.services[0].affinity = Affinity::client;

@@ -229,5 +229,25 @@ TEST_F(TrackingFailure, a_disabled_service_passes_its_packets_on_and_keeps_its_f
   }
 }
 
+// Proves: a connection that its backend's failure moves, and that its new backend ends, is gone soon: it
+// takes no room for a quarter of an hour. One that goes on rests as others do.
+TEST_F(TrackingFailure, what_moves_is_unproven) {
+  const std::map<uint16_t, std::string> homes = open_connections(200);
+  on_failure(OnFailure::rehash);
+  fail("web", "b1");
+  uint64_t moved = 0;
+  for (const auto& [port, home] : homes) {
+    if (home != "b1") continue;
+    EXPECT_NE(send({.source_port = port}).backend, "b1");
+    moved++;
+    if (moved % 2 == 0) send({.source_port = port});
+  }
+  ASSERT_GT(moved, 20u);
+  EXPECT_EQ(stats.workers[0].flows.active.get(), 200u);
+  now_s += 40;
+  sweep();
+  EXPECT_EQ(stats.workers[0].flows.active.get(), 200 - (moved + 1) / 2);
+}
+
 }  // namespace
 }  // namespace sluice

@@ -162,6 +162,88 @@ TEST_F(Sessions, one_packet_proves_nothing) {
   expect_gauges_true();
 }
 
+// Proves: nor does one datagram; a second one does, of the same flow or of another.
+TEST_F(Sessions, one_datagram_proves_nothing) {
+  config.services[1].affinity = Affinity::client;
+  apply();
+  const TablesView tables = publisher.current();
+  const ServiceRecord& dns = tables.service(model.find_service("dns")->id);
+  const auto datagram = [&](uint32_t from, uint16_t port) {
+    const std::string source = client(from);
+    send(
+        {.source = source.c_str(), .source_port = port, .destination_port = 53, .protocol = wire::kProtoUdp});
+  };
+  datagram(1, 1'000);
+  datagram(2, 1'000);
+  datagram(2, 1'000);
+  datagram(3, 1'000);
+  datagram(3, 1'001);
+  EXPECT_EQ(counters().made.get(), 3u);
+  now_s += dns.idle_s[ServiceRecord::kUdp] + refresh_s(dns.session_idle_s) + 1;
+  ASSERT_LT(now_s, 1'000 + dns.session_idle_s);
+  sweep_all_sessions();
+  EXPECT_EQ(counters().active.get(), 2u);
+  now_s += refresh_s(dns.session_idle_s) + dns.session_idle_s;
+  sweep_all_sessions();
+  EXPECT_EQ(counters().active.get(), 0u);
+}
+
+// Proves: a session that its backend's failure moves is as old as it was, and has been heard of as lately:
+// one whose client falls silent then stays where it went, for the rest of its time and no longer.
+TEST_F(Sessions, that_move_keep_their_times) {
+  checked();
+  use([](ServiceConfig& web) { web.session.life_s = 10 * web.session.idle_s; });
+  const uint32_t idle_s = model.find_service("web")->config.session.idle_s;
+  const std::string from = client(1);
+  const std::string home = connect(from);
+  const uint32_t begun_s = now_s;
+  now_s += 10;
+  health(home, Health::down);
+  // An old connection's packet, and nothing after it: its new backend ended it.
+  const std::string next = send({.source = from.c_str(), .source_port = next_port_}).backend;
+  ASSERT_NE(next, home);
+  health(home, Health::up);
+  now_s = begun_s + idle_s;
+  sweep_all_sessions();
+  ASSERT_EQ(counters().active.get(), 1u);
+  EXPECT_EQ(send({.source = from.c_str(), .source_port = 9, .tcp_flags = wire::kTcpSyn}).backend, next);
+  now_s = begun_s + idle_s + refresh_s(idle_s) + 1;
+  sweep_all_sessions();
+  EXPECT_EQ(counters().active.get(), 0u);
+
+  // Its lifetime goes on as well: nobody lives for ever by failures.
+  std::string at = connect(from);
+  const uint32_t made_s = now_s;
+  for (; now_s < made_s + 9 * idle_s; now_s += idle_s / 2) {
+    health(at, Health::down);
+    const std::string moved = connect(from);
+    ASSERT_NE(moved, at);
+    health(at, Health::up);
+    at = moved;
+  }
+  const uint64_t made = counters().made.get();
+  for (; now_s < made_s + 11 * idle_s; now_s += idle_s / 2)
+    connect(from);
+  EXPECT_EQ(counters().made.get(), made + 1);
+}
+
+// Proves: a connection that goes on long after its session was over, as it was not proven, has one again; so
+// has one whose session found no place.
+TEST_F(Sessions, are_made_by_connections_that_go_on) {
+  const std::string from = client(1);
+  const auto packet = [&] { return send({.source = from.c_str(), .source_port = 7'777}).backend; };
+  const std::string home = packet();  // it began elsewhere
+  now_s += 300;
+  sweep_all_sessions();
+  ASSERT_EQ(counters().active.get(), 0u);
+  EXPECT_EQ(packet(), home);
+  EXPECT_EQ(counters().active.get(), 1u);
+  backend("web", home).admin = Admin::drain;
+  publish();
+  EXPECT_EQ(connect(from), home);
+  expect_gauges_true();
+}
+
 // Proves: a connection whose first packet still finds the session has it for its time, also when that is over
 // before the second packet; whether the sweep came by or not.
 TEST_F(Sessions, do_not_end_between_two_packets) {
