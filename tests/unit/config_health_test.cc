@@ -109,7 +109,7 @@ TEST(ConfigHealth, FaultsAreNamedWithAWayOut) {
       {R"(type = "http", headers = { "X Y" = "1" })", "'X Y' is no name of a header",
        "letters, digits and '-'"},
       {R"(type = "http", headers = { X = "a\r\nEvil: 1" })",
-       "'X' is \"a??Evil: 1\"; it must be a header's value: printable characters of ASCII", ""},
+       "'X' is \"a\\u000d\\nEvil: 1\"; it must be a header's value: printable characters of ASCII", ""},
       {R"(type = "https", verify = "no")", "'verify' must be true or false, not a string",
        "write it without quotes"},
       {R"(type = "https", ca_file = "ca.pem")",
