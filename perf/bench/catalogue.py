@@ -35,6 +35,7 @@ NOT_QUICK = re.compile(r"/(distance|batch):|^(flow_table|session_table|rte_hash|
 PARTNERS = [(re.compile(pattern), partner) for pattern, partner in (
     (r"flow_table/(lookup|miss|insert)/(\d+)(/.*)?", r"rte_hash/\1/\2"),
     (r"session_table/(lookup|lookup_by_four|miss|insert)/(\d+)", r"flow_table/\1/\2"),
+    (r"session_table/find/(\d+)", r"flow_table/lookup/\1"),
     (r"pipeline/ipip/returning/client/(\d+)", r"pipeline/ipip/returning/connection/\1"),
     (r"pipeline/ipip/(?:syn_flood|new_flows|mixed_\d+)/(\d+)", r"pipeline/ipip/hit/\1"),
     (r"pipeline/ipip/config_change/(\d+)", r"pipeline/ipip/many_services/\1"),
