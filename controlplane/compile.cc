@@ -267,7 +267,7 @@ void Compilation::build_lookup(const Service& service, const std::vector<Taker>&
     slots_built_ += table.slots.size();
   }
   publisher_.set_members(service.id, ids, weights);
-  publisher_.set_lookup(service.id, table.slots, maglev_checksum(table.members, table.slots));
+  publisher_.set_lookup(service.id, table.slots, maglev_checksum(table.members, table.slots), table.turns);
 }
 
 void Compilation::stage_backend(const Service& service, const Backend& backend) {

@@ -91,6 +91,7 @@ bool Publisher::adopt_parts(const Generation& generation) {
 bool Publisher::adopt_service(const ServiceRecord& service) {
   if (service.lookup != 0 && !memory_.take(service.lookup, service.lookup_slots * sizeof(uint16_t)))
     return false;
+  if (service.turns > service.lookup_slots) return false;
   if (service.members != 0 && !memory_.take(service.members, members_bytes(service.members_count)))
     return false;
   return service.twins == 0 || memory_.take(service.twins, service.twins_count * sizeof(Twin));
@@ -194,12 +195,15 @@ BackendCold& Publisher::edit_backend_cold(BackendId id) {
   return edit<BackendCold>(generation().backend_cold_pages, index(id));
 }
 
-void Publisher::set_lookup(ServiceId id, std::span<const uint16_t> positions, uint64_t checksum) {
+void Publisher::set_lookup(ServiceId id, std::span<const uint16_t> positions, uint64_t checksum,
+                           uint32_t turns) {
+  assert(turns <= positions.size());
   ServiceRecord& service = edit_service(id);
   replace({service.lookup, service.lookup_slots * sizeof(uint16_t)});
   service.lookup = positions.empty() ? 0 : allocate(positions.size_bytes());
   service.lookup_slots = service.lookup != 0 ? static_cast<uint32_t>(positions.size()) : 0;
   service.lookup_checksum = service.lookup != 0 ? checksum : 0;
+  service.turns = turns < service.lookup_slots ? turns : 0;
   if (service.lookup != 0)
     std::memcpy(at<std::byte>(service.lookup), positions.data(), positions.size_bytes());
 }

@@ -68,9 +68,10 @@ class Publisher {
   // Its secret and counts may be changed; the rest is the publisher's.
   Generation& generation();
   // New contents for a service's parts; what they replace is retired. Only these write the record's lookup,
-  // lookup_slots, lookup_checksum, members and members_count, twins and twins_count. The first two are empty
-  // when nobody takes new flows.
-  void set_lookup(ServiceId id, std::span<const uint16_t> positions, uint64_t checksum);
+  // lookup_slots, lookup_checksum, turns, members and members_count, twins and twins_count. The first two are
+  // empty when nobody takes new flows. `turns`: of the positions, whole_rounds() (src/lookup_table.h); 0:
+  // all.
+  void set_lookup(ServiceId id, std::span<const uint16_t> positions, uint64_t checksum, uint32_t turns = 0);
   // `weights`: as many as members, or none, for 1 each.
   void set_members(ServiceId id, std::span<const BackendId> members, std::span<const uint16_t> weights = {});
   void set_twins(ServiceId id, std::span<const Twin> twins);

@@ -35,6 +35,7 @@ TakersTable table_of(Method method, std::span<const Taker> takers, uint32_t slot
     table.members.push_back({taker.name, taker.weight});
   table.slots.resize(takers.empty() ? 0 : slots);
   if (!table.slots.empty() && !lookup_build(method, table.members, table.slots)) table.slots.clear();
+  if (!table.slots.empty()) table.turns = whole_rounds(method, table.members, slots);
   return table;
 }
 

@@ -36,6 +36,7 @@ Taker published_taker(Method method, BackendId id, const BackendCold& cold);
 struct TakersTable {
   std::vector<MaglevMember> members;  // as the takers
   std::vector<uint16_t> slots;        // positions in `members`; empty: there are none
+  uint32_t turns = 0;                 // whole_rounds() of them
 };
 TakersTable table_of(Method method, std::span<const Taker> takers, uint32_t slots);
 

@@ -45,11 +45,11 @@ uint64_t Chooser::active_sessions(BackendId id) const {
   return sessions;
 }
 
-// A table of another size, after a change, is gone on with from the same slot, or from its start.
-uint32_t Chooser::next_slot(ServiceId id, uint32_t slots) {
+// After a change of the table it goes on from the same slot, or where that is none any more, from its start.
+uint32_t Chooser::next_turn(ServiceId id, const ServiceRecord& service) {
   uint32_t& next = next_[index(id)];
   if (next == kNotBegun) next = number_;  // side by side: their first choices are a piece of the schedule
-  const uint32_t slot = next < slots ? next : 0;
+  const uint32_t slot = next < (service.turns != 0 ? service.turns : service.lookup_slots) ? next : 0;
   next = slot + 1;
   return slot;
 }
@@ -88,7 +88,7 @@ BackendId Chooser::choose(ServiceId id, const ServiceRecord& service, const Tabl
     switch (static_cast<Method>(service.method)) {
       case Method::round_robin:
       case Method::weighted_round_robin:
-        return lookup[next_slot(id, slots)];
+        return lookup[next_turn(id, service)];
       case Method::power_of_two: {
         const uint32_t one = lookup[draw(slots)];
         return less_loaded(one, lookup[draw(slots)], service, tables);

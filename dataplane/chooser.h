@@ -5,8 +5,8 @@
 // else goes by the lookup table, as every balancer would do it.
 //
 //   round_robin, weighted_round_robin
-//       The next slot of the service's table, which is a schedule (src/lookup_table.h). Each worker goes its
-//       own round; they begin side by side.
+//       The next slot of the service's table, which is a schedule (src/lookup_table.h); around after its last
+//       whole round. Each worker goes its own; they begin side by side.
 //   random
 //       Any slot.
 //   power_of_two
@@ -62,7 +62,7 @@ class Chooser {
  private:
   uint64_t draw();
   uint32_t draw(uint32_t below);
-  uint32_t next_slot(ServiceId id, uint32_t slots);
+  uint32_t next_turn(ServiceId id, const ServiceRecord& service);
   uint32_t less_loaded(uint32_t one, uint32_t other, const ServiceRecord& service,
                        const TablesView& tables) const;
   uint32_t least_loaded(const ServiceRecord& service, const TablesView& tables);

@@ -330,4 +330,16 @@ bool lookup_build(Method method, std::span<const MaglevMember> all, std::span<ui
   return true;
 }
 
+uint32_t whole_rounds(Method method, std::span<const MaglevMember> members, uint32_t slots) {
+  if (method != Method::round_robin && method != Method::weighted_round_robin) return slots;
+  uint32_t divisor = 0;
+  uint64_t total = 0;
+  for (const MaglevMember& member : members) {
+    divisor = std::gcd(divisor, member.weight);
+    total += member.weight;
+  }
+  if (total == 0 || total / divisor > slots) return slots;
+  return slots - slots % static_cast<uint32_t>(total / divisor);
+}
+
 }  // namespace sluice

@@ -20,8 +20,9 @@
 //               are 100 a member on average, and halved beyond kRingPointsMax.
 //   modulo      slot i to member i modulo their number, in key order; with weights, to their schedule.
 //   round_robin, weighted_round_robin
-//               that schedule, to walk through: after any number of slots from the first, each member has had
-//               its share of them, to less than one.
+//               that schedule, to walk through, around after whole_rounds(): after any number of slots from
+//               the first, each member has had its share of them, to less than one. Where the shortest
+//               schedule of these weights is longer than the table, its share is that of the slots.
 //   the others  as maglev: for the packets whose choice must be the same on every balancer.
 //
 // Integers only, so every balancer builds the same bytes. Cost: perf/method_bench.cc, docs/affinity.md.
@@ -87,6 +88,11 @@ constexpr bool ignores_weight(Method method) {
 // As maglev_build.
 [[nodiscard]] bool lookup_build(Method method, std::span<const MaglevMember> members,
                                 std::span<uint16_t> table);
+
+// Of `slots`, how many from the first are whole rounds of the schedule, for who walks through them over and
+// over: there the last turn is followed by the first. All of them where the schedule is as long as the table,
+// or where there is none.
+[[nodiscard]] uint32_t whole_rounds(Method method, std::span<const MaglevMember> members, uint32_t slots);
 
 // Points of a ring, of all members together: what it costs to build is bounded.
 inline constexpr uint64_t kRingPointsMax = 1 << 22;

@@ -108,7 +108,10 @@ struct alignas(64) ServiceRecord {
   uint8_t reserved2[2];
   Offset64 twins;  // Twin[twins_count], ordered by `other`; 0: its group has no other service
   uint32_t twins_count;
-  uint8_t reserved3[32];
+  // Round robin, weighted or not: so many slots, from the first, are whole rounds of the schedule, and are
+  // walked through over and over. 0: all of them.
+  uint32_t turns;
+  uint8_t reserved3[28];
 };
 static_assert(sizeof(ServiceRecord) == 128 && offsetof(ServiceRecord, session_salt) == 64);
 constexpr uint64_t members_bytes(uint64_t members_count) {
@@ -336,6 +339,7 @@ inline constexpr SegmentKind kTablesSegment = {"tables", "sluiced", 0x73656c6261
                                                             offsetof(ServiceRecord, session_salt),
                                                             offsetof(ServiceRecord, key_offset),
                                                             offsetof(ServiceRecord, twins),
+                                                            offsetof(ServiceRecord, turns),
                                                             sizeof(Twin),
                                                             sizeof(BackendRecord),
                                                             offsetof(BackendRecord, outer_bytes),

@@ -219,6 +219,7 @@ TEST_F(Takeover, RefusesADamagedSegment) {
   damage([](TablesHeader&, Generation& root, ServiceRecord&) { root.vips_mask = 2; });
   damage([](TablesHeader&, Generation& root, ServiceRecord&) { root.vips_mask = UINT32_MAX; });
   damage([](TablesHeader&, Generation&, ServiceRecord& web) { web.lookup_slots = UINT32_MAX; });
+  damage([](TablesHeader&, Generation&, ServiceRecord& web) { web.turns = web.lookup_slots + 1; });
   damage([](TablesHeader&, Generation&, ServiceRecord& web) { web.members = web.lookup; });
 }
 

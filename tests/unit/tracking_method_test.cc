@@ -88,6 +88,31 @@ TEST_F(Methods, RoundRobinIsAnExactCycle) {
     ASSERT_EQ(opened[i], opened[i - 4]) << i;
 }
 
+// Around the end of the table, which is no multiple of a round: nobody's turn is left out.
+TEST_F(Methods, NoTurnIsLostWhereTheTableEnds) {
+  ServiceConfig& web = config.services[0];
+  web.lookup_slots = 251;
+  for (const Method method : {Method::round_robin, Method::weighted_round_robin}) {
+    use(method, {50, 20, 20, 10});
+    const size_t round = method == Method::round_robin ? 4 : 10;
+    ASSERT_NE(web.lookup_slots % round, 0u);
+    const std::vector<std::string> opened = open(4 * web.lookup_slots);
+    for (size_t i = round; i < opened.size(); i++)
+      ASSERT_EQ(opened[i], opened[i - round]) << i;
+  }
+}
+
+// A round that is longer than the table is the table's: all of its slots are turns.
+TEST_F(Methods, ARoundLongerThanTheTableIsTheTable) {
+  config.services[0].lookup_slots = 251;
+  use(Method::weighted_round_robin, {997, 500, 251, 3});
+  const std::vector<std::string> opened = open(4 * 251);
+  for (size_t i = 251; i < opened.size(); i++)
+    ASSERT_EQ(opened[i], opened[i - 251]) << i;
+  // 143, 71.7, 36 and 0.4 of 251 slots.
+  EXPECT_EQ(count(opened), (Counts{{"b1", 4 * 143}, {"b2", 4 * 72}, {"b3", 4 * 36}}));
+}
+
 // Only whose connection is new is a turn: its later packets, and others' in the middle, are none.
 TEST_F(Methods, WhatIsTrackedIsNoTurn) {
   use(Method::round_robin);
