@@ -27,12 +27,6 @@ inline uint64_t less_base(uint64_t sum, uint64_t base) {
   return sum - std::min(sum, base);
 }
 
-// A gauge that is a sum over workers: one may have less than none, as another made what it removed. Read in
-// the middle of that, so may the sum.
-inline uint64_t not_below_0(uint64_t sum) {
-  return static_cast<int64_t>(sum) < 0 ? 0 : sum;
-}
-
 struct ServiceSums {
   uint64_t packets = 0, bytes = 0, flows = 0;
 };

@@ -34,6 +34,15 @@ Totals sum_workers(const StatsSegment& stats, const CountersOf& counters_of) {
   return sum;
 }
 
+template <typename GaugeOf>
+uint64_t sum_gauge(const StatsSegment& stats, const GaugeOf& gauge_of) {
+  uint64_t sum = 0;
+  for (const WorkerStats& worker : stats.workers) {
+    if (worker.active.get() != 0 || worker.loops.get() != 0) sum += gauge_of(worker).get();
+  }
+  return not_below_0(sum);
+}
+
 }  // namespace detail
 
 inline Totals totals(const StatsSegment& stats, ServiceId id) {
@@ -46,23 +55,16 @@ inline Totals totals(const StatsSegment& stats, BackendId id) {
       stats, [id](const WorkerStats& w) -> const auto& { return w.backends[index(id)]; });
 }
 
-// Flows that live now: a gauge, nothing to subtract.
+// Gauges: nothing to subtract. Flows that live now.
 inline uint64_t flows_active(const StatsSegment& stats, BackendId id) {
-  uint64_t sum = 0;
-  for (const WorkerStats& worker : stats.workers) {
-    if (worker.active.get() != 0 || worker.loops.get() != 0)
-      sum += worker.backends[index(id)].flows_active.get();
-  }
-  return sum;
+  return detail::sum_gauge(
+      stats, [id](const WorkerStats& w) -> const auto& { return w.backends[index(id)].flows_active; });
 }
 
-// Sessions that name it now. One worker's gauge alone may be below zero.
+// Sessions that name it now.
 inline uint64_t sessions_active(const StatsSegment& stats, BackendId id) {
-  uint64_t sum = 0;
-  for (const WorkerStats& worker : stats.workers) {
-    if (worker.active.get() != 0 || worker.loops.get() != 0) sum += worker.sessions_active[index(id)].get();
-  }
-  return sum;
+  return detail::sum_gauge(
+      stats, [id](const WorkerStats& w) -> const auto& { return w.sessions_active[index(id)]; });
 }
 
 }  // namespace sluice

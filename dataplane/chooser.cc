@@ -39,10 +39,10 @@ uint64_t Chooser::active_flows(BackendId id) const {
 }
 
 uint64_t Chooser::active_sessions(BackendId id) const {
-  uint64_t sessions = 0;  // one worker's alone may be below zero
+  uint64_t sessions = 0;
   for (const WorkerStats& worker : workers_)
     sessions += worker.sessions_active[index(id)].get();
-  return sessions;
+  return not_below_0(sessions);
 }
 
 // After a change of the table it goes on from the same slot, or where that is none any more, from its start.

@@ -34,6 +34,12 @@ class Counter {
 };
 static_assert(sizeof(Counter) == 8);
 
+// Of a gauge that is a sum over workers: one may have less than none, as another made what it removed. Read
+// in the middle of that, so may the sum.
+constexpr uint64_t not_below_0(uint64_t sum) {
+  return static_cast<int64_t>(sum) < 0 ? 0 : sum;
+}
+
 struct alignas(32) BackendCounters {
   Counter packets;       // forwarded to it
   Counter bytes;         // of IP packets as received, without Ethernet and tunnel headers

@@ -11,6 +11,9 @@
 namespace sluice {
 namespace {
 
+static_assert(not_below_0(0) == 0 && not_below_0(7) == 7);
+static_assert(not_below_0(~uint64_t{0}) == 0 && not_below_0(uint64_t{1} << 63) == 0);
+
 class StatsTest : public testing::Test {
  protected:
   StatsTest() : segment_(Segment::anonymous(kStatsSegment, sizeof(StatsSegment))) {}

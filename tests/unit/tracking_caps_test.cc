@@ -101,6 +101,23 @@ TEST_F(Caps, over_all_workers) {
   }
 }
 
+// Proves: what one worker has taken away, and another has not counted yet, is none, not all that there may
+// be.
+TEST_F(Caps, a_sum_below_zero_is_none) {
+  config.services[0].affinity = Affinity::client;
+  limit(0, 10);
+  Pipeline second(flows, sessions, stats.workers[0], 1, 0, std::span<const WorkerStats>(stats.workers, 2));
+  for (const Backend& backend : model.find_service("web")->backends)
+    stats.workers[1].sessions_active[index(backend.id)].set(~uint64_t{0});
+  test::Frame frame = test::make_frame({.tcp_flags = wire::kTcpSyn});
+  Batch batch;
+  frame.add_to(batch);
+  second.process(batch, publisher.current(), now_s);
+  EXPECT_EQ(batch.packets[0].verdict, Verdict::forward);
+  EXPECT_EQ(overflowed(), 0u);
+  EXPECT_EQ(stats.workers[0].sessions.made.get(), 1u);
+}
+
 // Proves: which other one it is depends on the flow alone, not on who came before.
 TEST_F(Caps, the_second_choice_is_deterministic) {
   limit(1'000'000);
