@@ -100,6 +100,7 @@ void restore_service(Service& service, ServiceId id, const TablesView& current) 
   service.id = id;
   service.standing.panic = cold.panic != 0;
   service.standing.quorum_lost = cold.quorum_lost != 0;
+  service.scale = cold.scale;
 }
 
 void restore(Backend& backend, BackendId id, const Service& service, const TablesView& current,

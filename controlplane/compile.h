@@ -50,13 +50,13 @@ struct Portion {
 
 // Gives ids to the model's services and backends that have none. Those that the current generation has under
 // the same names get theirs back, and with it what sluiced's predecessor knew: admin state, the operator's
-// weight (unless the file's changed since), what a service's failures had come to, and, if the
-// address is the same, health, ramp and next hop (its ifindex is 0 until the kernel is asked again). A
-// backend that was held for flapping is down for its successor, whose checks decide. The others get free ids,
-// none from quarantine (src/tables.h), which begins anew with each data plane that starts: while none runs,
-// nobody takes the removed ids out of its flows and sessions. `dataplane_since_ns`: when the one that runs
-// was started; kNoDataplane. An Error when limits::kServicesMax or kBackendsMax is used up; the
-// model is as it was then.
+// weight (unless the file's changed since), what a service's failures had come to and what was told of how
+// full it is, and, if the address is the same, health, ramp and next hop (its ifindex is 0 until the kernel
+// is asked again). A backend that was held for flapping is down for its successor, whose checks
+// decide. The others get free ids, none from quarantine (src/tables.h), which begins anew with each data
+// plane that starts: while none runs, nobody takes the removed ids out of its flows and sessions.
+// `dataplane_since_ns`: when the one that runs was started; kNoDataplane. An Error when limits::kServicesMax
+// or kBackendsMax is used up; the model is as it was then.
 inline constexpr uint64_t kNoDataplane = UINT64_MAX;
 [[nodiscard]] Result<Done> assign_ids(Model& model, const TablesView& current, uint64_t now_ns,
                                       uint64_t dataplane_since_ns);

@@ -37,7 +37,6 @@
 #include "controlplane/neighbours.h"
 #include "controlplane/publish.h"
 #include "controlplane/rollout.h"
-#include "controlplane/scale_watch.h"
 #include "controlplane/steer_map.h"
 #include "controlplane/syn_watch.h"
 #include "controlplane/vip_checks.h"
@@ -188,7 +187,7 @@ class Daemon {
   void reset_drained(uint64_t now_ns);
   void announce();
   void watch_syns();
-  void watch_scale();
+  void tell_scale();
   void watch_clock(uint64_t now_ns);
   void tick();
   void wait_for_signals();
@@ -226,7 +225,6 @@ class Daemon {
   ClockWatch clock_watch_;
   uint64_t starts_seen_ = 0;
   SynWatch syn_watch_;
-  ScaleWatch scale_watch_;
   uint64_t syn_watched_ns_ = 0;
   uint64_t reset_failed_ns_ = 0;  // 0: it did not
   std::string dataplane_fault_seen_;

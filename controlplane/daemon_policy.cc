@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "controlplane/daemon.h"
+#include "controlplane/scale_watch.h"
 
 namespace sluice {
 namespace {
@@ -102,7 +103,7 @@ void Daemon::advance_policy(uint64_t now_ns) {
   if (now_ns - syn_watched_ns_ < kSynWatchNs) return;
   syn_watched_ns_ = now_ns;
   watch_syns();
-  watch_scale();
+  tell_scale();
 }
 
 // Those whose time to drain is up.
@@ -137,22 +138,23 @@ void Daemon::reset_drained(uint64_t now_ns) {
     events_.add(std::move(event));
 }
 
-void Daemon::watch_scale() {
+void Daemon::tell_scale() {
   if (dataplane_.stats() == nullptr) return;
-  for (const ScaleWatch::Change& change : scale_watch_.look(model_, *dataplane_.stats())) {
-    using State = ScaleWatch::State;
+  for (const ScaleChange& change : watch_scale(model_, *dataplane_.stats())) {
+    const std::string& name = model_.services()[change.service].config.name;
     Event event;
-    event.level = change.state == State::up ? Event::Level::warning : Event::Level::info;
-    event.kind = change.state == State::up     ? "scale_up"
-                 : change.state == State::down ? "scale_down"
+    event.level = change.state == Scale::up ? Event::Level::warning : Event::Level::info;
+    event.kind = change.state == Scale::up     ? "scale_up"
+                 : change.state == Scale::down ? "scale_down"
                                                : "scale_ok";
-    event.service = change.service;
-    event.text = fmt::format("{}: {:.0f} % of what its backends may have: {}", change.service, change.percent,
-                             change.state == State::up     ? "more of them are wanted"
-                             : change.state == State::down ? "fewer of them would do"
+    event.service = name;
+    event.text = fmt::format("{}: {:.0f} % of what its backends may have: {}", name, change.percent,
+                             change.state == Scale::up     ? "more of them are wanted"
+                             : change.state == Scale::down ? "fewer of them would do"
                                                            : "enough of them, and not too many");
     event.details = {{"percent", change.percent}};
     events_.add(std::move(event));
+    rollout_->publish_soon();
   }
 }
 

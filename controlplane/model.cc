@@ -58,6 +58,7 @@ Service reconcile_service(const Service* old, const ServiceConfig& config) {
     service.id = old->id;
     service.standing = old->standing;
     service.ramp_beat = old->ramp_beat;
+    service.scale = old->scale;
     known_backends = by_name(old->backends);
   }
   for (const BackendConfig& wanted : config.backends) {
@@ -157,6 +158,12 @@ void Model::note_check(BackendPlace at, std::string result, std::string detail, 
 
 void Model::note_suspect(BackendPlace at, bool suspect) {
   services_[at.service].backends[at.backend].suspect = suspect;
+}
+
+// Any of its backends makes compile look at the service; without one it is looked at with the next edit_all.
+void Model::set_scale(uint32_t service, Scale scale) {
+  services_[service].scale = scale;
+  if (base_ != Base{} && !services_[service].backends.empty()) changed_.insert({service, 0});
 }
 
 std::vector<Service>& Model::edit_all() {

@@ -78,6 +78,7 @@ struct Service {
   std::vector<Backend> backends;  // in the file's order
   Standing standing;              // as of the last Model::settle
   uint64_t ramp_beat = 0;         // of its last ramp step
+  Scale scale = Scale::ok;        // as last told (scale_watch.h)
 
   // Its flows stay with it.
   bool keeps_flows(const Backend& b) const {
@@ -159,6 +160,8 @@ class Model {
   // Makes the services' standing follow their backends. compile does it first of all, so that backends that
   // change together are judged together.
   void settle();
+  // What was told of how full it is; `service`: its position. The next generation tells a successor.
+  void set_scale(uint32_t service, Scale scale);
   // Since the last call, in order.
   std::vector<News> take_news() { return std::exchange(news_, {}); }
 

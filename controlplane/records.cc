@@ -141,6 +141,7 @@ ServiceCold service_cold(const Service& service, const ServiceCold& published, c
   }
   cold.panic = service.standing.panic;
   cold.quorum_lost = service.standing.quorum_lost;
+  cold.scale = service.scale;
   return cold;
 }
 

@@ -26,31 +26,30 @@ std::optional<double> fill_percent(const Service& service, const StatsSegment& s
   return std::max(percent(flows, flows_max), percent(sessions, sessions_max));
 }
 
-std::vector<ScaleWatch::Change> ScaleWatch::look(const Model& model, const StatsSegment& stats) {
-  std::vector<Change> changes;
-  std::map<std::string, State> states;
-  for (const Service& service : model.services()) {
+std::vector<ScaleChange> watch_scale(Model& model, const StatsSegment& stats) {
+  std::vector<ScaleChange> changes;
+  for (uint32_t i = 0; i < model.services().size(); i++) {
+    const Service& service = model.services()[i];
     const ServiceConfig& config = service.config;
-    if (config.scale_up_percent == 0 && config.scale_down_percent == 0) continue;
-    const std::optional<double> percent = fill_percent(service, stats);
-    const auto known = states_.find(config.name);
-    if (!percent) {
-      // All of them drain, or are down: nothing says that what was told is over.
-      if (known != states_.end()) states.insert(*known);
+    const Scale before = service.scale;
+    if (config.scale_up_percent == 0 && config.scale_down_percent == 0) {
+      if (before != Scale::ok) model.set_scale(i, Scale::ok);
       continue;
     }
-    const State before = known == states_.end() ? State::ok : known->second;
+    const std::optional<double> percent = fill_percent(service, stats);
+    // All of them drain, or are down: nothing says that what was told is over.
+    if (!percent) continue;
     // Of a small threshold half: it must be possible to get below.
-    const double up_hysteresis = std::min<double>(kHysteresisPercent, config.scale_up_percent / 2.0);
-    const double up_at = config.scale_up_percent - (before == State::up ? up_hysteresis : 0);
-    const double down_at = config.scale_down_percent + (before == State::down ? kHysteresisPercent : 0);
-    const State now = config.scale_up_percent != 0 && *percent >= up_at       ? State::up
-                      : config.scale_down_percent != 0 && *percent <= down_at ? State::down
-                                                                              : State::ok;
-    if (now != State::ok) states.emplace(config.name, now);
-    if (now != before) changes.push_back({config.name, now, *percent});
+    const double up_hysteresis = std::min<double>(kScaleHysteresisPercent, config.scale_up_percent / 2.0);
+    const double up_at = config.scale_up_percent - (before == Scale::up ? up_hysteresis : 0);
+    const double down_at = config.scale_down_percent + (before == Scale::down ? kScaleHysteresisPercent : 0);
+    const Scale now = config.scale_up_percent != 0 && *percent >= up_at       ? Scale::up
+                      : config.scale_down_percent != 0 && *percent <= down_at ? Scale::down
+                                                                              : Scale::ok;
+    if (now == before) continue;
+    model.set_scale(i, now);
+    changes.push_back({i, now, *percent});
   }
-  states_ = std::move(states);
   return changes;
 }
 

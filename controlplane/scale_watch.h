@@ -2,16 +2,15 @@
 // for whoever scales it (hooks on the events scale_up, scale_down and scale_ok).
 //
 // How full: the flows, or if that is more, the sessions, of the backends that may serve, as a share of what
-// they may have. A state is left only kHysteresisPercent beyond where it began, so that nobody is told each
-// second; while no backend with a limit may serve, it stays as it is.
+// they may have. A state is left only kScaleHysteresisPercent beyond where it began, so that nobody is told
+// each second; while no backend with a limit may serve, it stays as it is.
 //
-// Owner: sluiced's one thread. look() once a second; costs a counter or two a backend of services that ask
-// for it.
+// The states are the model's, and go into the tables with the next generation: a successor tells nothing
+// twice. Once a second; costs a counter or two a backend of services that ask for it.
 #pragma once
 
 #include <cstdint>
-#include <map>
-#include <string>
+#include <optional>
 #include <vector>
 
 #include "controlplane/model.h"
@@ -19,22 +18,15 @@
 
 namespace sluice {
 
-class ScaleWatch {
- public:
-  enum class State : uint8_t { ok, up, down };
-  struct Change {
-    std::string service;
-    State state;
-    double percent;  // how full it is
-  };
-  static constexpr double kHysteresisPercent = 5;
+inline constexpr double kScaleHysteresisPercent = 5;
 
-  // What differs from the last look.
-  std::vector<Change> look(const Model& model, const StatsSegment& stats);
-
- private:
-  std::map<std::string, State> states_;  // of services that ask for it and are not ok
+struct ScaleChange {
+  uint32_t service;  // its position in Model::services()
+  Scale state;
+  double percent;  // how full it is
 };
+// What differs from what the model says was told; then it says so. To be published soon.
+std::vector<ScaleChange> watch_scale(Model& model, const StatsSegment& stats);
 
 // How full a service is; nothing when none of its backends that may serve has a limit.
 std::optional<double> fill_percent(const Service& service, const StatsSegment& stats);

@@ -63,6 +63,9 @@ enum class Health : uint8_t { unknown = 0, up = 1, down = 2 };
 // do its client's new connections; or it goes to its next choice and comes back when the backend is well.
 enum class SessionFailure : uint8_t { rehash = 0, keep = 1, comes_back = 2 };
 
+// What was last told of how full a service is: more backends are wanted, or fewer would do.
+enum class Scale : uint8_t { ok = 0, up = 1, down = 2 };
+
 // Offsets into the segment in units of 64 bytes: 32 bits reach 256 GiB. 0 (the header) is "none".
 using Offset64 = uint32_t;
 
@@ -210,7 +213,8 @@ struct alignas(64) ServiceCold {
   uint64_t base_flows;
   uint8_t panic;  // 0 or 1: what its failures have come to (controlplane/policy.h)
   uint8_t quorum_lost;
-  uint8_t reserved[38];
+  Scale scale;  // controlplane/scale_watch.h
+  uint8_t reserved[37];
 };
 static_assert(sizeof(ServiceCold) == 128);
 
@@ -353,6 +357,7 @@ inline constexpr SegmentKind kTablesSegment = {"tables", "sluiced", 0x73656c6261
                                                             offsetof(BackendCold, max_flows),
                                                             sizeof(ServiceCold),
                                                             offsetof(ServiceCold, panic),
+                                                            offsetof(ServiceCold, scale),
                                                             sizeof(VipEntry),
                                                             offsetof(VipEntry, port),
                                                             offsetof(VipEntry, service),

@@ -48,3 +48,18 @@ def test_backends_get_as_many_flows_as_they_may_have(balancer):
     # They have ended: there is room, and too much of it.
     wait_until(lambda: kinds(balancer)[-1] == "scale_down", lambda: f"empty again: {kinds(balancer)}", 20.0)
     assert curl_once(host, WEB)[0] == 200
+
+
+def test_what_was_told_of_the_load_outlives_sluiced(balancer):
+    """The successor knows that fewer backends would do: it does not say so again, and says when that is over."""
+    wait_until(lambda: kinds(balancer)[-1] == "scale_down", lambda: f"empty: {kinds(balancer)}", 20.0)
+    # Whatever there was to publish is published with these.
+    balancer.change("backend", "drain", "web/b1")
+    balancer.change("backend", "ready", "web/b1")
+    balancer.sluiced.kill()
+    balancer.start_sluiced()
+    balancer.wait_ready()
+    clients = KeepAlive(balancer.fabric.hosts["c1"], WEB, connections=MOST * len(BACKENDS) // 2)
+    wait_until(lambda: kinds(balancer) != [], lambda: balancer.cli("show", "backends").stdout)
+    assert kinds(balancer) == ["scale_ok"]
+    clients.finish()

@@ -111,6 +111,7 @@ TEST(Restart, TakesOverWithoutAChange) {
   edit(predecessor, "web", "b1").weight_override = 7;
   edit(predecessor, "api", "b0").health = Health::down;
   edit(predecessor, "api", "b1").next_hop.port = 2;
+  predecessor.set_scale(0, Scale::down);
   EXPECT_EQ(compiled(predecessor, publisher).generation, 1u);
 
   Model successor;
@@ -118,6 +119,7 @@ TEST(Restart, TakesOverWithoutAChange) {
   assign(successor, publisher);
   for (const Service& service : predecessor.services()) {
     EXPECT_EQ(successor.find_service(service.config.name)->id, service.id);
+    EXPECT_EQ(successor.find_service(service.config.name)->scale, service.scale);
     for (const Backend& known : service.backends) {
       const Backend& restored = *successor.find_backend(service.config.name, known.config.name);
       EXPECT_EQ(restored.id, known.id);

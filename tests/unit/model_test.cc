@@ -39,6 +39,7 @@ TEST_F(ModelTest, EveryChangeOfABackendIsNotedOnce) {
   EXPECT_EQ(noted([&] { model_.set_health(kPlace, Health::down, 1); }), Places{kPlace});
   EXPECT_EQ(noted([&] { model_.set_next_hop(kPlace, NextHop{}); }), Places{kPlace});
   EXPECT_EQ(noted([&] { model_.put_back(kPlace, before); }), Places{kPlace});
+  EXPECT_EQ(noted([&] { model_.set_scale(kPlace.service, Scale::up); }), Places{kPlace});
   EXPECT_EQ(noted([&] { model_.note_check(kPlace, "L4OK", "", 5); }), Places{}) << "no part of the tables";
   EXPECT_EQ(backend().check_result, "L4OK");
 }
