@@ -37,7 +37,6 @@ std::string fingerprint(const ServiceRecord& service);
 nlohmann::json report_session(const SessionSeen& seen, const TablesView& tables, uint32_t now_s);
 // "b1 (learnt)", "b2 (pinned)", "b3 (pinned for 3600 s)"
 std::string session_text(const SessionValue& session, const TablesView& tables, uint32_t now_s);
-// Of a backend that is configured, and not over?
 
 // Does a pin or an import give its backend one session more? `there`: what is in force of this hash.
 bool makes_one_more(const CommandEntry& command, const std::optional<SessionValue>& there);
