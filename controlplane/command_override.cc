@@ -7,6 +7,7 @@
 #include <fnmatch.h>
 
 #include "controlplane/command_parts.h"
+#include "controlplane/config_schema.h"
 #include "controlplane/escaped.h"
 #include "controlplane/message.h"
 #include "src/size_limits.h"
@@ -69,12 +70,6 @@ bool is_gone(const Daemon& daemon, const Overrides& overrides, const OverrideKey
   const Override* entry = overrides.find(key);
   if (is_defined(daemon, overrides, key)) return entry != nullptr && entry->remove;
   return entry == nullptr || !entry->address;
-}
-
-bool is_name(const std::string& text) {
-  return !text.empty() && text.size() < limits::kNameBytes &&
-         text.find_first_not_of("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._-") ==
-             std::string::npos;
 }
 
 // service, backend, address, weight

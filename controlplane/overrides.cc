@@ -89,6 +89,7 @@ std::string lay_over_backend(ServiceConfig& service, const std::string& name, co
   if (found == service.backends.end() && !entry.address)
     return fmt::format("no backend '{}' in service '{}'", name, service.name);
   if (!entry.address) return "";
+  if (!is_name(name)) return fmt::format("'{}' is no name: letters, digits, '.', '_' and '-'", name);
   if (const std::string taken = who_has(service, *entry.address, name); !taken.empty()) return taken;
   if (found != service.backends.end()) {
     found->address = *entry.address;

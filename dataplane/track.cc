@@ -1,5 +1,6 @@
 #include "dataplane/track.h"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstring>
@@ -190,9 +191,16 @@ inline bool Tracker::may_have_moved(const Packet& packet, const TablesView& tabl
     return;
   }
   place.set_backend(packet.backend);
-  FlowState first = first_state(packet);
-  // Its new backend knows nothing of the connection, and most likely ends it: that is no 15 minutes' flow.
-  if (!found.keeps && first == FlowState::midstream) first = FlowState::syn;
+  const ServiceRecord& service = tables.service(packet.service);
+  const FlowState first = first_state(packet);
+  uint32_t rests_s = idle_timeout_s(service, first), seen_s = now_s;
+  if (!found.keeps && first == FlowState::midstream) {
+    // Its new backend knows nothing of the connection, and most likely ends it: it rests as a SYN's, as if it
+    // had been seen that much earlier.
+    const uint32_t shorter_s = std::min(rests_s, service.idle_s[ServiceRecord::kSyn]);
+    seen_s = now_s - (rests_s - shorter_s);
+    rests_s = shorter_s;
+  }
   stats_.backends[index(packet.backend)].flows_active.add(1);
   count_new(packet);
   if (!found.keeps) {
@@ -206,8 +214,8 @@ inline bool Tracker::may_have_moved(const Packet& packet, const TablesView& tabl
     sums.expired++;
     sums.inserted++;
   }
-  place.touch(first, now_s);
-  flows_.expect(place, now_s, idle_timeout_s(tables.service(packet.service), first));
+  place.touch(first, seen_s);
+  flows_.expect(place, now_s, rests_s);
 }
 
 // A flow whose backend is gone: forgotten, and the client told so. False: that is not to be; nothing was

@@ -94,6 +94,7 @@ def config_seeds():
         "duration": SERVICE + health.replace("200ms", "200 parsecs") + BACKEND,
         "override": SERVICE + BACKEND + '[[override]]\nservice = "web"\nbackend = "b1"\nweight = 3\n'
         + '[[override]]\nservice = "web"\nbackend = "b2"\naddress = "10.0.1.12"\nadmin = "drain"\n',
+        "override-name": SERVICE + BACKEND + '[[override]]\nservice = "web"\nbackend = "*b2"\naddress = "10.0.1.12"\n',
         "json": json.dumps(JSON, indent=1),
         "json-faults": json.dumps(JSON).replace("tcp", "tpc").replace("100", "1e2"),
     }

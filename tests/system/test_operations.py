@@ -16,7 +16,7 @@ WEB, REST = VIPS4[:2]
 HTTP = "127.0.0.1:9095"
 CLOSING_S = 1
 CONFIG = f'[http]\nlisten = "{HTTP}"\n' + "".join((
-    service("web", WEB, "ipip", on_fabric(), more=f'idle_timeout = {{ closing = "{CLOSING_S}s" }}'),
+    service("web", WEB, "ipip", on_fabric(), more=f'idle_timeout = {{ syn = "2s", closing = "{CLOSING_S}s" }}'),
     service("rest", REST, "l2dsr", on_fabric({"b1": 100, "b2": 100}), more='on_failure = "keep"'),
 ))
 TIME_IS_UP = 6

@@ -269,6 +269,10 @@ TEST(Overrides, StandInFiles) {
   ASSERT_EQ(wrong.errors.size(), 2u) << all_texts(wrong.errors);
   EXPECT_EQ(wrong.errors[0].line, 11u);
   EXPECT_EQ(wrong.errors[0].message, "no service 'wbe'");
+  const ConfigResult unnamed = parse_config(
+      base + "[[override]]\nservice = \"web\"\nbackend = \"*b2\"\naddress = \"10.0.1.12\"\n", "f");
+  ASSERT_EQ(unnamed.errors.size(), 1u) << all_texts(unnamed.errors);
+  EXPECT_EQ(unnamed.errors[0].message, "'*b2' is no name: letters, digits, '.', '_' and '-'");
   EXPECT_EQ(wrong.errors[1].message, "'weight' is about a backend: name it");
 }
 

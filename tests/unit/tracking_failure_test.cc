@@ -247,6 +247,19 @@ TEST_F(TrackingFailure, what_moves_is_unproven) {
   now_s += 40;
   sweep();
   EXPECT_EQ(stats.workers[0].flows.active.get(), 200 - (moved + 1) / 2);
+  // What says itself that it ends is gone as soon as others.
+  fail("web", "b2");
+  uint64_t ended = 0;
+  for (const auto& [port, home] : homes) {
+    if (home != "b2") continue;
+    send({.source_port = port});
+    send({.source_port = port, .tcp_flags = wire::kTcpRst | wire::kTcpAck});
+    ended++;
+  }
+  const ServiceRecord& web = publisher.current().service(model.find_service("web")->id);
+  now_s += web.idle_s[ServiceRecord::kClosing] + 1;
+  sweep();
+  EXPECT_EQ(stats.workers[0].flows.active.get(), 200 - (moved + 1) / 2 - ended);
 }
 
 }  // namespace
