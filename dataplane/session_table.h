@@ -49,6 +49,8 @@ class SessionTable {
   // find() is find_home(), and where that is empty and may_be_away(), find_away(): the lines that this looks
   // at are best prefetched for all sessions that may be there before any is looked for.
   Found find(uint64_t hash) const;
+  // What find() is for nearly all, in a few instructions: may be empty where find() is not.
+  Found glance(uint64_t hash) const;
   Found find_home(uint64_t hash) const;
   Found find_away(uint64_t hash) const;
   bool may_be_away(uint64_t hash) const {
@@ -100,7 +102,13 @@ class SessionTable {
     return home.away.load(std::memory_order_seq_cst) >> kReachShift;
   }
   static uint16_t tag_high_of(uint64_t hash) { return static_cast<uint16_t>(hash >> 32); }
-  static Found look(SessionLine& line, uint32_t tag_low, uint32_t tag_high, uint32_t distance);
+  template <typename Otherwise>
+  static Found look(SessionLine& line, uint32_t tag_low, uint32_t tag_high, uint32_t distance,
+                    Otherwise&& when_unclear);
+  static Found look(SessionLine& line, uint32_t tag_low, uint32_t tag_high, uint32_t distance) {
+    return look(line, tag_low, tag_high, distance,
+                [&] { return look_closely(line, tag_low, tag_high, distance); });
+  }
   static Found look_closely(SessionLine& line, uint32_t tag_low, uint32_t tag_high, uint32_t distance);
   static void raise_away(SessionLine& home, uint32_t distance);
   static void lower_away(SessionLine& home);
@@ -119,8 +127,10 @@ class SessionTable {
 
 // Which of the line's sessions it is, if any: read_line() written out for what nearly always is. A tag that
 // is nowhere needs no second look: a session that stays has its tags all the while.
+template <typename Otherwise>
 [[gnu::always_inline]] inline SessionTable::Found SessionTable::look(SessionLine& line, uint32_t tag_low,
-                                                                     uint32_t tag_high, uint32_t distance) {
+                                                                     uint32_t tag_high, uint32_t distance,
+                                                                     Otherwise&& when_unclear) {
   const uint32_t before = line.freed.load(std::memory_order_acquire);
   const uint32_t mask = matching_sessions(line, tag_low, tag_high);
   if (mask == 0) return {};
@@ -131,7 +141,13 @@ class SessionTable {
   const bool is_it = is_live(value) && unpack(value).distance == distance;
   if (is_it && line.freed.load(std::memory_order_relaxed) == before) [[likely]]
     return {&line.value[slot], value};
-  return look_closely(line, tag_low, tag_high, distance);
+  return when_unclear();
+}
+
+inline SessionTable::Found SessionTable::glance(uint64_t hash) const {
+  const uint64_t identity = session_identity(hash);
+  return look(lines_[session_home(identity, count_)], static_cast<uint32_t>(identity), tag_high_of(identity),
+              0, [] { return Found{}; });
 }
 
 inline SessionTable::Found SessionTable::find_home(uint64_t hash) const {

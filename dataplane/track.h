@@ -116,8 +116,7 @@ class Tracker {
   bool find_room(Packet& packet, uint64_t hash, bool for_session, const TablesView& tables);
   bool choose_by_method(Packet& packet, uint64_t session, const TablesView& tables);
   bool choose_by_session(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s);
-  bool choose_by_session(Packet& packet, SessionTable::Found found, uint64_t session,
-                         const TablesView& tables, uint32_t now_s);
+  bool choose_by_session_closely(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s);
   bool follow_session(Packet& packet, SessionTable::Found& found, uint64_t session, const TablesView& tables,
                       uint32_t now_s);
   void touch(const Packet& packet, SessionTable::Found& found, const ServiceRecord& service, uint32_t now_s);

@@ -23,6 +23,14 @@ bool is_ours(const SessionValue& session, const ServiceRecord& service, const Ta
   return of != nullptr && of->session_salt == service.session_salt && !is_over(session, service, now_s);
 }
 
+// One packet proves nothing: the session that it makes rests for as long as its flow may. When that is
+// confirmed, the session rests for its own time (follow()). Else a flood of spoofed packets would fill the
+// table, and max_sessions, for an hour.
+uint32_t on_trial_s(const ServiceRecord& service) {
+  const uint32_t state = service.protocol == wire::kProtoUdp ? ServiceRecord::kUdp : ServiceRecord::kSyn;
+  return std::min<uint32_t>(service.idle_s[state], service.session_idle_s);
+}
+
 }  // namespace
 
 // Makes the flow what the key in the payload says. False: the payload ends before it.
@@ -51,6 +59,23 @@ bool Tracker::lend(Packet& packet, uint64_t session, BackendId lost, const Table
   if (!select(packet, hash, tables)) return false;
   const bool is_capped = (tables.service(packet.service).flags & ServiceRecord::kCapped) != 0;
   return !is_capped || !is_first(packet) || find_room(packet, hash, false, tables);
+}
+
+// A new connection is a sign of life: said once in each piece of refresh_s, the same pieces as of those that
+// go on. So what a session says is never older than a piece, which is what it rests for longer.
+void Tracker::touch(const Packet& packet, SessionTable::Found& found, const ServiceRecord& service,
+                    uint32_t now_s) {
+  SessionValue value = found.session();
+  if (is_touched(value, service, now_s)) return;
+  // Nor does a SYN put off the end that is near; a datagram may be all there is of its flow, so a second flow
+  // is proof.
+  if (packet.protocol == wire::kProtoTcp &&
+      since_s(value.last_s, now_s) >= service.session_idle_s - on_trial_s(service)) {
+    // An untracked flow's second packet comes here as well.
+    if (is_first(packet) || !on_trial_.may_have(packet.hash)) return on_trial_.put(packet.hash, now_s);
+  }
+  value.last_s = now_s;
+  SessionTable::change(found, value);  // if somebody else did: as good
 }
 
 // The backend that a session sends this packet's flow to. False: none, as it must be chosen anew; `found` is
@@ -93,8 +118,9 @@ bool Tracker::follow_session(Packet& packet, SessionTable::Found& found, uint64_
   return true;
 }
 
-[[gnu::noinline]] bool Tracker::choose_by_session(Packet& packet, SessionTable::Found found, uint64_t session,
-                                                  const TablesView& tables, uint32_t now_s) {
+bool Tracker::choose_by_session_closely(Packet& packet, uint64_t session, const TablesView& tables,
+                                        uint32_t now_s) {
+  SessionTable::Found found = sessions_.find(session);
   const ServiceRecord& service = tables.service(packet.service);
   const uint32_t on_trial_from_s = now_s - (service.session_idle_s - on_trial_s(service));
   // Others may be at the same session: it changes under our hands a few times at most.

@@ -60,7 +60,9 @@ TEST(SessionTable, at_capacity) {
   for (const uint64_t hash : hashes) {
     SessionTable::Found found = table.find(hash);
     ASSERT_TRUE(found);
+    ASSERT_EQ(table.glance(hash).at, found.session().distance == 0 ? found.at : nullptr);
     ASSERT_TRUE(table.remove(hash, found));
+    ASSERT_FALSE(table.glance(hash));
   }
   for (const SessionLine& line : lines)
     ASSERT_EQ(line.away.load(), 0u);
