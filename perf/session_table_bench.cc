@@ -41,25 +41,33 @@ struct Sessions {
     }
     return placed;
   }
-  // As the flow table's.
+  // As the flow table's, in two passes.
   template <uint32_t kStep>
   uint32_t lookup(const FlowKey4* keys, uint32_t count) const {
     uint32_t found = 0;
-    uint64_t hashes[kStep];
     uint64_t away[kPrepared];
     uint32_t away_count = 0;
-    for (uint32_t i = 0; i < kStep; i++) {
-      hashes[i] = hash(keys[i]);
-      table.prefetch(hashes[i]);
-    }
-    const auto look = [&](uint64_t one) {
+    each_called<kStep>(keys, count, [&](uint64_t one) {
       if (const SessionTable::Found session = table.find_home(one)) [[likely]] {
-        found += session.session().backend == BackendId{7} ? 1 : 0;
+        found += is_right(session);
       } else if (table.may_be_away(one)) {
         table.prefetch_away(one);
         away[away_count++] = one;
       }
-    };
+    });
+    for (uint32_t i = 0; i < away_count; i++)
+      found += is_right(table.find(away[i]));
+    return found;
+  }
+
+  // `look` at each key's hash, whose line was called kStep keys before.
+  template <uint32_t kStep, typename Look>
+  void each_called(const FlowKey4* keys, uint32_t count, Look&& look) const {
+    uint64_t hashes[kStep];
+    for (uint32_t i = 0; i < kStep; i++) {
+      hashes[i] = hash(keys[i]);
+      table.prefetch(hashes[i]);
+    }
     for (uint32_t i = kStep; i < count; i++) {
       uint64_t& one = hashes[i % kStep];
       look(one);
@@ -68,11 +76,9 @@ struct Sessions {
     }
     for (uint32_t i = 0; i < kStep; i++)
       look(hashes[(count + i) % kStep]);
-    for (uint32_t i = 0; i < away_count; i++) {
-      const SessionTable::Found session = table.find(away[i]);
-      found += session && session.session().backend == BackendId{7} ? 1 : 0;
-    }
-    return found;
+  }
+  static bool is_right(SessionTable::Found session) {
+    return session && session.session().backend == BackendId{7};
   }
 
   size_t bytes() const { return memory.bytes(); }
@@ -91,23 +97,7 @@ struct SessionsByFind : Sessions {
   template <uint32_t kStep>
   uint32_t lookup(const FlowKey4* keys, uint32_t count) const {
     uint32_t found = 0;
-    uint64_t hashes[kStep];
-    const auto look = [&](uint64_t one) {
-      const SessionTable::Found session = table.find(one);
-      found += session && session.session().backend == BackendId{7} ? 1 : 0;
-    };
-    for (uint32_t i = 0; i < kStep; i++) {
-      hashes[i] = hash(keys[i]);
-      table.prefetch(hashes[i]);
-    }
-    for (uint32_t i = kStep; i < count; i++) {
-      uint64_t& one = hashes[i % kStep];
-      look(one);
-      one = hash(keys[i]);
-      table.prefetch(one);
-    }
-    for (uint32_t i = 0; i < kStep; i++)
-      look(hashes[(count + i) % kStep]);
+    each_called<kStep>(keys, count, [&](uint64_t one) { found += is_right(table.find(one)); });
     return found;
   }
 };
