@@ -32,14 +32,18 @@ bool is_object(const json& value) {
   return value.is_object();
 }
 
-// Arguments that would be taken for absent, or for something else, if they are of another type: a dry run,
-// one of many targets. One name is one type in all commands; where it is not, or a range counts, the command
-// looks itself.
-json refusal_of_types(const json& request) {
+bool is_anything(const json&) {
+  return true;
+}
+
+// Arguments that would be taken for absent, or for something else, if they are misspelt or of another type: a
+// dry run, one of many targets. One name is one type in all commands; where it is not, or a range counts, the
+// command looks itself.
+json refusal_of_arguments(const json& request) {
   struct Type {
     bool (*fits)(const json&);
     const char* must_be;
-    std::vector<const char*> arguments;
+    std::vector<std::string_view> arguments;
   };
   static const Type kTypes[] = {
       {is_flag, "true or false", {"dry_run", "enabled", "force", "more", "pinned", "reset", "skip_unknown"}},
@@ -51,15 +55,26 @@ json refusal_of_types(const json& request) {
       {is_list, "a list", {"backends", "sessions", "sources"}},
       {is_list_of_texts, "a list of texts", {"targets"}},
       {is_object, "an object", {"definition"}},
+      {is_anything,
+       "",
+       {"cmd", "confirm_s", "limit", "max_moves", "over_s", "rate", "reset_after_ms", "services", "ttl_s",
+        "v", "weight"}},
   };
-  for (const Type& type : kTypes) {
-    for (const char* name : type.arguments) {
-      const auto given = request.find(name);
-      if (given == request.end() || type.fits(*given)) continue;
-      const std::string value = quotable(given->dump(-1, ' ', false, json::error_handler_t::replace));
+  for (const auto& [name, given] : request.items()) {
+    const auto type = std::find_if(std::begin(kTypes), std::end(kTypes), [&](const Type& of) {
+      return std::find(of.arguments.begin(), of.arguments.end(), name) != of.arguments.end();
+    });
+    if (type == std::end(kTypes)) {
+      std::vector<std::string_view> names;
+      for (const Type& of : kTypes)
+        names.insert(names.end(), of.arguments.begin(), of.arguments.end());
       return error_response(kCodeBadRequest,
-                            {fmt::format("\"{}\" is {}; it must be {}", name, value, type.must_be), ""});
+                            with_suggestion("unknown argument '" + quotable(name) + "'", name, names, ""));
     }
+    if (type->fits(given)) continue;
+    const std::string value = quotable(given.dump(-1, ' ', false, json::error_handler_t::replace));
+    return error_response(kCodeBadRequest,
+                          {fmt::format("\"{}\" is {}; it must be {}", name, value, type->must_be), ""});
   }
   return nullptr;
 }
@@ -73,7 +88,7 @@ void run(const Command& command, Daemon& daemon, const json& request, uint64_t r
                        error_response(kCodeDenied, refusal));
     return reply(error_response(kCodeDenied, refusal));
   }
-  if (json refusal = refusal_of_types(request); !refusal.is_null()) return reply(std::move(refusal));
+  if (json refusal = refusal_of_arguments(request); !refusal.is_null()) return reply(std::move(refusal));
   if (command.needs != Role::admin) return command.run(daemon, request, received_ns, reply);
   command.run(daemon, request, received_ns,
               reply.with_tap([&daemon, client,

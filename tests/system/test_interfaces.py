@@ -191,7 +191,7 @@ def test_a_watcher_that_does_not_read_is_cut_off_and_told_what_it_missed(control
     busy.close()
 
 
-def test_an_argument_of_another_type_is_refused_and_nothing_is_done(control):
+def test_an_argument_of_another_type_or_name_is_refused_and_nothing_is_done(control):
     """It would be taken for absent, and mean something else: all of it, another one, at once."""
     generation = control.generation()
     connection = Connection()
@@ -224,6 +224,8 @@ def test_an_argument_of_another_type_is_refused_and_nothing_is_done(control):
             ("session.import", {"secret": "x", "services": {"web": 1}, "backends": []}, '"services" no object of texts'),
             ("rebalance", {"service": "web", "reset": "yes"}, '"reset" is "yes"; it must be true or false'),
             ("rebalance", {"service": "web", "over_s": "3"}, '"over_s" is a whole number from 1 to 60'),
+            ("session.import", {"dryrun": True, "secret": "x", "services": {}, "backends": []}, "did you mean 'dry_run'?"),
+            ("rebalance", {"service": "web", "moves": 5}, "unknown argument 'moves'"),
             ("show.events", {"last": "1"}, '"last" is "1"; it must be a whole number'),
             ("show.events", {"kind": ["audit"]}, '"kind" is ["audit"]; it must be text'),
             ("watch", {"kind": 7}, '"kind" is 7'),
