@@ -135,6 +135,8 @@ Commands::Outcome Commands::unpin(const CommandEntry& command, const TablesView&
     const uint64_t value_before = found.value;
     if (!is_in_force(before, tables, now_s)) break;
     if (!is_pinned(before.kind)) return {CommandResult::other, value_before};
+    // A connection that goes on before the next one begins keeps its client where it is.
+    sessions_.moved.note(command.hash, now_s);
     if (sessions_.remove(command.hash, found)) {
       stats_.sessions.active.subtract(1);
       stats_.sessions.ended.add(1);

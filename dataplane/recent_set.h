@@ -31,6 +31,11 @@ class RecentSet {
     return (either & bit_of(hash)) != 0;
   }
 
+  // For the thread that puts in: no, also when nothing was put in for three periods.
+  bool may_have(uint64_t hash, uint32_t now_s) const {
+    return now_s / kPeriodS - period_ < 2 && may_have(hash);
+  }
+
  private:
   using Word = std::atomic<uint64_t>;
   static constexpr uint32_t kWords = 1024;

@@ -142,6 +142,7 @@ void Replay::go_on_to(uint32_t second) {
   while (second > now_s_) {
     now_s_ = now_s_ == 0 ? second : std::min(second, now_s_ + FlowTable::kRescanMax);
     pipeline_.tracker().sweep(flows_.groups(), UINT32_MAX, publisher_.current(), now_s_);
+    pipeline_.tracker().sweep_sessions(UINT64_MAX, publisher_.current(), now_s_);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstring>
+#include <vector>
 
 #include "dataplane/reset.h"
 #include "dataplane/select.h"
@@ -182,7 +183,7 @@ inline bool Tracker::may_have_moved(const Packet& packet, const TablesView& tabl
 [[gnu::noinline]] void Tracker::restart(Packet& packet, FlowTable::Place place, const Found& found,
                                         const TablesView& tables, uint32_t now_s, Sums& sums) {
   const BackendId tracked = place.backend();
-  if (!found.keeps && reset(packet, place, tables, sums)) return;
+  if (!found.keeps && reset(packet, place, tables, now_s, sums)) return;
   const uint64_t session = session_of(packet, tables);
   // Its own place is free for it.
   stats_.backends[index(tracked)].flows_active.subtract(1);
@@ -220,7 +221,8 @@ inline bool Tracker::may_have_moved(const Packet& packet, const TablesView& tabl
 
 // A flow whose backend is gone: forgotten, and the client told so. False: that is not to be; nothing was
 // done.
-bool Tracker::reset(Packet& packet, FlowTable::Place place, const TablesView& tables, Sums& sums) {
+bool Tracker::reset(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s,
+                    Sums& sums) {
   const BackendRecord& backend = tables.backend(place.backend());
   if ((tables.service(packet.service).flags & ServiceRecord::kResets) == 0 &&
       (backend.flags & BackendRecord::kResets) == 0)
@@ -228,12 +230,12 @@ bool Tracker::reset(Packet& packet, FlowTable::Place place, const TablesView& ta
   // Another service's flow of the same hash is not the client's.
   const bool is_removed = (backend.flags & BackendRecord::kConfigured) == 0;
   if (!(is_removed || backend.service == packet.service) || !may_answer_reset(packet)) return false;
-  end_by_reset(packet, place, sums);
+  end_by_reset(packet, place, now_s, sums);
   return true;
 }
 
 // The flow is forgotten, and its packet becomes the reset.
-void Tracker::end_by_reset(Packet& packet, FlowTable::Place place, Sums& sums) {
+void Tracker::end_by_reset(Packet& packet, FlowTable::Place place, uint32_t now_s, Sums& sums) {
   packet.backend = place.backend();
   packet.how = FlowHow::reset;
   packet.verdict = Verdict::answer;
@@ -242,6 +244,7 @@ void Tracker::end_by_reset(Packet& packet, FlowTable::Place place, Sums& sums) {
   stats_.backends[index(packet.backend)].flows_active.subtract(1);
   sums.active--;
   sums.reset++;
+  reset_lately_.put(packet.hash, now_s);
   flows_.erase(place);
 }
 
@@ -251,6 +254,11 @@ template <bool at_home>
 [[gnu::always_inline]] inline bool Tracker::create(Packet& packet, uint64_t session, const TablesView& tables,
                                                    uint32_t now_s, Sums& sums) {
   const FlowState first = first_state(packet);
+  if (first == FlowState::midstream && reset_lately_.may_have(packet.hash, now_s)) [[unlikely]] {
+    // It was under way when its connection was reset: no flow of another backend.
+    if (choose(packet, session, tables, now_s)) packet.how = FlowHow::untracked;
+    return true;
+  }
   FlowTable::HomePlace at;
   if constexpr (at_home) {
     at = flows_.place_at_home(packet.hash, now_s);
@@ -508,14 +516,25 @@ uint64_t Tracker::sweep(uint64_t groups, uint32_t scans_max, const TablesView& t
 }
 
 void Tracker::recount() {
+  uint64_t active = 0;
+  std::vector<uint64_t> by_backend(std::size(stats_.backends));
+  flows_.each([&](FlowTable::Place place) {
+    active++;
+    by_backend[index(place.backend())]++;
+  });
+  stats_.flows.active.set(active);
+  for (size_t i = 0; i < by_backend.size(); i++) {
+    Counter& gauge = stats_.backends[i].flows_active;
+    if (gauge.get() != by_backend[i]) gauge.set(by_backend[i]);
+  }
+}
+
+void Tracker::forget_flows() {
+  flows_.clear();
   stats_.flows.active.set(0);
   for (BackendCounters& backend : stats_.backends) {
     if (backend.flows_active.get() != 0) backend.flows_active.set(0);
   }
-  flows_.each([&](FlowTable::Place place) {
-    stats_.flows.active.add(1);
-    stats_.backends[index(place.backend())].flows_active.add(1);
-  });
 }
 
 }  // namespace sluice

@@ -11,8 +11,8 @@
 // has got a place; the others' packets, and those of the next balancer, are selected by hash.
 //
 // A flow whose backend is gone is selected afresh; where the service says so, a TCP one is forgotten instead,
-// and its packet becomes a reset to the client (reset.h). A backend that failed and keeps its flows all the
-// same has none opened on it: a SYN selects afresh.
+// and its packet becomes a reset to the client (reset.h). What else of it was under way is not tracked. A
+// backend that failed and keeps its flows all the same has none opened on it: a SYN selects afresh.
 //
 // A stateless service's packets are selected by its lookup table, each by itself, and leave nothing behind.
 //
@@ -64,11 +64,11 @@ class Tracker {
   // The same for sessions: the next `lines` of their table. Of all workers one does this.
   void sweep_sessions(uint64_t lines, const TablesView& tables, uint32_t now_s);
 
-  // Counts the flows that a predecessor left in the table: sets the gauges.
+  // Counts the flows that a predecessor left in the table: sets the gauges, each once, as others read them.
   void recount();
-  // The same for sessions, and mends what it left half done. Before any worker runs; of all workers one does.
-  void recover_sessions();
-  void forget_sessions_gauges();
+  // The same for sessions, and mends what it left half done. Before any worker runs; of `workers` one does.
+  void recover_sessions(std::span<const WorkerStats> workers);
+  void forget_flows();
   // Removes all sessions: their backends' ids mean others.
   void forget_sessions();
 
@@ -105,7 +105,7 @@ class Tracker {
   void follow(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s, Sums& sums);
   void restart(Packet& packet, FlowTable::Place place, const Found& found, const TablesView& tables,
                uint32_t now_s, Sums& sums);
-  bool reset(Packet& packet, FlowTable::Place place, const TablesView& tables, Sums& sums);
+  bool reset(Packet& packet, FlowTable::Place place, const TablesView& tables, uint32_t now_s, Sums& sums);
   template <bool at_home>
   bool create(Packet& packet, uint64_t session, const TablesView& tables, uint32_t now_s, Sums& sums);
   uint64_t session_of(const Packet& packet, const TablesView& tables) const;
@@ -129,7 +129,7 @@ class Tracker {
                        Sums& sums);
   std::optional<BackendId> moved_to(const Packet& packet, const SessionValue& session,
                                     const TablesView& tables) const;
-  void end_by_reset(Packet& packet, FlowTable::Place place, Sums& sums);
+  void end_by_reset(Packet& packet, FlowTable::Place place, uint32_t now_s, Sums& sums);
   void count_new(const Packet& packet);
   void add(const Sums& sums);
 
@@ -139,6 +139,7 @@ class Tracker {
   Chooser chooser_;
   uint64_t sessions_swept_ = 0;    // the line to go on with
   RecentSet<kOnTrialS> on_trial_;  // flows whose confirmation their session waits for
+  RecentSet<64> reset_lately_;     // flows, and for how long their packets may still come
   bool many_unknown_ = false;      // of the last batch's packets; only how to look depends on it
 };
 

@@ -1,5 +1,6 @@
 // The sessions' part of stage 3: which session a packet is of, and where it sends a new flow.
 #include <optional>
+#include <vector>
 
 #include "dataplane/reset.h"
 #include "dataplane/select.h"
@@ -230,7 +231,7 @@ void Tracker::remake_session(const Packet& packet, FlowTable::Place place, uint6
   const bool is_followed = follows && age_s(value, now_s) <= followed_s(service);
   const std::optional<BackendId> there = is_followed ? moved_to(packet, value, tables) : std::nullopt;
   if (there && !is_udp && may_answer_reset(packet)) {
-    end_by_reset(packet, place, sums);
+    end_by_reset(packet, place, now_s, sums);
     return false;
   }
   if (there && is_udp) {
@@ -276,18 +277,24 @@ void Tracker::forget_sessions() {
       });
 }
 
-void Tracker::recover_sessions() {
-  forget_sessions_gauges();
+void Tracker::recover_sessions(std::span<const WorkerStats> workers) {
+  uint64_t active = 0;
+  std::vector<uint64_t> by_backend(std::size(stats_.sessions_active));
   sessions_.recover([&](const SessionValue& session) {
-    stats_.sessions.active.add(1);
-    stats_.sessions_active[index(session.backend)].add(1);
+    active++;
+    by_backend[index(session.backend)]++;
   });
-}
-
-void Tracker::forget_sessions_gauges() {
-  stats_.sessions.active.set(0);
-  for (Counter& active : stats_.sessions_active) {
-    if (active.get() != 0) active.set(0);
+  // The sums of all workers' gauges are the table's.
+  for (const WorkerStats& other : workers) {
+    if (&other == &stats_) continue;
+    active -= other.sessions.active.get();
+    for (size_t i = 0; i < by_backend.size(); i++)
+      by_backend[i] -= other.sessions_active[i].get();
+  }
+  stats_.sessions.active.set(active);
+  for (size_t i = 0; i < by_backend.size(); i++) {
+    Counter& gauge = stats_.sessions_active[i];
+    if (gauge.get() != by_backend[i]) gauge.set(by_backend[i]);
   }
 }
 

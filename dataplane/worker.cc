@@ -48,11 +48,7 @@ Worker::Worker(uint16_t queue, std::span<const PortInfo> ports, FlowBucket* buck
       sleep_max_us_(sleep_max_us),
       now_s_(static_cast<uint32_t>(monotonic_ns() / 1'000'000'000)) {
   pipeline_.tracker().recount();
-  if (queue == 0) {
-    pipeline_.tracker().recover_sessions();
-  } else {
-    pipeline_.tracker().forget_sessions_gauges();
-  }
+  if (queue == 0) pipeline_.tracker().recover_sessions(stats);
 }
 
 TablesView Worker::acquire_tables() {
@@ -63,8 +59,7 @@ TablesView Worker::acquire_tables() {
     const uint64_t incarnation = reinterpret_cast<const SegmentHeader*>(base)->incarnation;
     if (tables_used_ != nullptr && incarnation != tables_incarnation_) {
       // Another segment: its ids mean other backends. (At the start the main thread has seen to that.)
-      flows_.clear();
-      pipeline_.tracker().recount();
+      pipeline_.tracker().forget_flows();
       if (queue_ == 0) pipeline_.tracker().forget_sessions();
     }
     // In this order: src/stats.h, acknowledged_incarnation.

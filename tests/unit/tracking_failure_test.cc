@@ -69,18 +69,26 @@ TEST_F(TrackingFailure, reset_tells_the_clients_of_a_failed_backend_once_and_no_
     lost++;
     ASSERT_EQ(seen.verdict, Verdict::answer);
     ASSERT_EQ(seen.how, FlowHow::reset);
-    // It is forgotten: what comes next is as of any unknown connection.
-    const Seen next = send({.source_port = port});
-    ASSERT_EQ(next.how, FlowHow::created);
-    ASSERT_NE(next.backend, "b1");
+    // It is forgotten. What was under way goes as an unknown connection's, and leaves nothing behind.
+    for (int i = 0; i < 3; i++) {
+      const Seen next = send({.source_port = port});
+      ASSERT_EQ(next.how, FlowHow::untracked);
+      ASSERT_NE(next.backend, "b1");
+    }
   }
   EXPECT_GT(lost, 50u);
+  EXPECT_EQ(counters().active.get(), backend_of_port.size() - lost);
+  EXPECT_EQ(counters().untracked.get(), 0u) << "those found no place";
   EXPECT_EQ(counters().reset.get(), lost);
   EXPECT_EQ(counters().reselected.get(), 0u);
   EXPECT_EQ(snapshot(stats.workers[0]).answered, lost);
-  EXPECT_EQ(counters().active.get(), 400u);
-  EXPECT_EQ(sum_of_active(), 400u);
+  EXPECT_EQ(sum_of_active(), backend_of_port.size() - lost);
   EXPECT_EQ(active("web", "b1"), 0u);
+  // By then it is any unknown connection.
+  now_s += 129;
+  const auto one = std::find_if(backend_of_port.begin(), backend_of_port.end(),
+                                [](const auto& flow) { return flow.second == "b1"; });
+  EXPECT_EQ(send({.source_port = one->first}).how, FlowHow::created);
 }
 
 TEST_F(TrackingFailure, reset_holds_for_removal_and_maintenance_and_without_any_other_backend) {
@@ -158,7 +166,7 @@ TEST_F(TrackingFailure, a_reset_in_a_batch_disturbs_nobody) {
   for (const auto& [port, backend] : backend_of_port) {
     const bool lost = backend == "b1";
     EXPECT_EQ(batch.packets[i].how, lost ? FlowHow::reset : FlowHow::hit);
-    EXPECT_EQ(batch.packets[i + 1].how, lost ? FlowHow::created : FlowHow::hit);
+    EXPECT_EQ(batch.packets[i + 1].how, lost ? FlowHow::untracked : FlowHow::hit);
     EXPECT_EQ(batch.packets[i + 1].verdict, Verdict::forward);
     i += 2;
   }

@@ -383,8 +383,8 @@ TEST_F(Sessions, survive_their_process) {
   std::fill(flows.home_of(0).tag_low, flows.home_of(0).tag_low + 1, 0);
   flows.clear();
   Pipeline successor(flows, sessions, stats.workers[1], 1);
-  successor.tracker().recover_sessions();
-  EXPECT_EQ(stats.workers[1].sessions.active.get(), 500u);
+  successor.tracker().recover_sessions(stats.workers);
+  EXPECT_EQ(stats.workers[0].sessions.active.get() + stats.workers[1].sessions.active.get(), 500u);
   EXPECT_EQ(session_lines[5].tag_low[3].load(), 0u);
   EXPECT_EQ(session_lines[6].value[3].load(), 0u);
   backend("web", "b3").admin = Admin::drain;
