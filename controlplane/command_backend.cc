@@ -122,8 +122,8 @@ void backend_weight(Daemon& daemon, const json& request, uint64_t received_ns, c
 
 std::span<const Command> backend_commands() {
   static constexpr std::array kCommands = {
-      Command{"backend.admin", backend_admin},
-      Command{"backend.weight", backend_weight},
+      Command{"backend.admin", "service backend targets admin reset_after_ms force", backend_admin},
+      Command{"backend.weight", "service backend targets weight force", backend_weight},
   };
   return kCommands;
 }

@@ -92,10 +92,10 @@ void roll_back(Daemon& daemon, const json&, uint64_t received_ns, const Reply& r
 
 std::span<const Command> config_commands() {
   static constexpr std::array kCommands = {
-      Command{"reload", reload},
-      Command{"config.apply", apply},
-      Command{"config.confirm", confirm},
-      Command{"config.rollback", roll_back},
+      Command{"reload", "", reload},
+      Command{"config.apply", "sources dry_run confirm_s", apply},
+      Command{"config.confirm", "", confirm},
+      Command{"config.rollback", "", roll_back},
   };
   return kCommands;
 }

@@ -91,8 +91,8 @@ void show_events(Daemon& daemon, const json& request, uint64_t, const Reply& rep
 
 std::span<const Command> event_commands() {
   static constexpr std::array kCommands = {
-      Command{"watch", watch, Role::read},
-      Command{"show.events", show_events, Role::read},
+      Command{"watch", "kind service", watch, Role::read},
+      Command{"show.events", "kind service last", show_events, Role::read},
   };
   return kCommands;
 }

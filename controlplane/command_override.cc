@@ -304,10 +304,14 @@ void write_overrides(Daemon& daemon, const json& request, uint64_t received_ns, 
 
 std::span<const Command> override_commands() {
   static constexpr std::array kCommands = {
-      Command{"backend.add", backend_add},         Command{"backend.remove", backend_remove},
-      Command{"service.enable", service_enable},   Command{"service.add", service_add},
-      Command{"service.remove", service_remove},   Command{"show.overrides", show_overrides, Role::read},
-      Command{"overrides.clear", clear_overrides}, Command{"overrides.write", write_overrides},
+      Command{"backend.add", "service backend address weight", backend_add},
+      Command{"backend.remove", "service backend targets force", backend_remove},
+      Command{"service.enable", "services enabled force", service_enable},
+      Command{"service.add", "definition", service_add},
+      Command{"service.remove", "service force", service_remove},
+      Command{"show.overrides", "", show_overrides, Role::read},
+      Command{"overrides.clear", "target", clear_overrides},
+      Command{"overrides.write", "dry_run", write_overrides},
   };
   return kCommands;
 }

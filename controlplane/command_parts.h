@@ -21,6 +21,7 @@ namespace sluice {
 
 struct Command {
   std::string_view name;
+  std::string_view takes;  // its arguments' names, a space between two
   // Answers by `reply`, now or later, exactly once.
   void (*run)(Daemon&, const nlohmann::json& request, uint64_t received_ns, const Reply& reply);
   // Who may use it. What an administrator does is audited (audit.h).

@@ -400,13 +400,15 @@ void run(Daemon& daemon, const json& request, bool moves, const Reply& reply) {
 
 std::span<const Command> rebalance_commands() {
   static constexpr std::array kCommands = {
-      Command{"rebalance.plan",
+      Command{"rebalance.plan", "service over_s max_moves rate reset",
               [](Daemon& daemon, const json& request, uint64_t, const Reply& reply) {
                 run(daemon, request, false, reply);
               },
               Role::read},
-      Command{"rebalance", [](Daemon& daemon, const json& request, uint64_t,
-                              const Reply& reply) { run(daemon, request, true, reply); }},
+      Command{"rebalance", "service over_s max_moves rate reset",
+              [](Daemon& daemon, const json& request, uint64_t, const Reply& reply) {
+                run(daemon, request, true, reply);
+              }},
   };
   return kCommands;
 }

@@ -365,9 +365,9 @@ void unpin(Daemon& daemon, const json& request, uint64_t, const Reply& reply) {
 
 std::span<const Command> session_commands() {
   static constexpr std::array kCommands = {
-      Command{"session.show", show, Role::read},
-      Command{"session.pin", pin},
-      Command{"session.unpin", unpin},
+      Command{"session.show", "service key backend pinned limit", show, Role::read},
+      Command{"session.pin", "service key backend ttl_s force", pin},
+      Command{"session.unpin", "service key", unpin},
   };
   return kCommands;
 }

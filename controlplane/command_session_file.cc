@@ -316,8 +316,9 @@ void import_sessions(Daemon& daemon, const json& request, uint64_t, const Reply&
 
 std::span<const Command> session_file_commands() {
   static constexpr std::array kCommands = {
-      Command{"session.export", export_sessions, Role::read},
-      Command{"session.import", import_sessions, Role::admin, /*in_parts=*/true},
+      Command{"session.export", "service", export_sessions, Role::read},
+      Command{"session.import", "secret services backends sessions skip_unknown force more total dry_run",
+              import_sessions, Role::admin, /*in_parts=*/true},
   };
   return kCommands;
 }

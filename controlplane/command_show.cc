@@ -128,12 +128,12 @@ void explain_flow(Daemon& daemon, const json& request, uint64_t, const Reply& re
 
 std::span<const Command> show_commands() {
   static constexpr std::array kCommands = {
-      Command{"show.services", show_services, Role::read},
-      Command{"show.backends", show_backends, Role::read},
-      Command{"show.dataplane", show_dataplane, Role::read},
-      Command{"show.generation", show_generation, Role::read},
-      Command{"show.flows", show_flows, Role::read},
-      Command{"explain", explain_flow, Role::read},
+      Command{"show.services", "", show_services, Role::read},
+      Command{"show.backends", "service backend", show_backends, Role::read},
+      Command{"show.dataplane", "", show_dataplane, Role::read},
+      Command{"show.generation", "", show_generation, Role::read},
+      Command{"show.flows", "service backend list", show_flows, Role::read},
+      Command{"explain", "protocol client vip key", explain_flow, Role::read},
   };
   return kCommands;
 }

@@ -32,14 +32,20 @@ bool is_object(const json& value) {
   return value.is_object();
 }
 
-bool is_anything(const json&) {
-  return true;
+std::vector<std::string_view> words_of(std::string_view text) {
+  std::vector<std::string_view> words;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(' '), text.size());
+    words.push_back(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return words;
 }
 
-// Arguments that would be taken for absent, or for something else, if they are misspelt or of another type: a
-// dry run, one of many targets. One name is one type in all commands; where it is not, or a range counts, the
-// command looks itself.
-json refusal_of_arguments(const json& request) {
+// Arguments that would be taken for absent, or for something else, if they are misspelt, another command's or
+// of another type: a dry run, one of many targets. One name is one type in all commands; where it is not, or
+// a range counts, the command looks itself.
+json refusal_of_arguments(const Command& command, const json& request) {
   struct Type {
     bool (*fits)(const json&);
     const char* must_be;
@@ -55,26 +61,25 @@ json refusal_of_arguments(const json& request) {
       {is_list, "a list", {"backends", "sessions", "sources"}},
       {is_list_of_texts, "a list of texts", {"targets"}},
       {is_object, "an object", {"definition"}},
-      {is_anything,
-       "",
-       {"cmd", "confirm_s", "limit", "max_moves", "over_s", "rate", "reset_after_ms", "services", "ttl_s",
-        "v", "weight"}},
   };
+  const std::vector<std::string_view> taken = words_of(command.takes);
   for (const auto& [name, given] : request.items()) {
-    const auto type = std::find_if(std::begin(kTypes), std::end(kTypes), [&](const Type& of) {
-      return std::find(of.arguments.begin(), of.arguments.end(), name) != of.arguments.end();
-    });
-    if (type == std::end(kTypes)) {
-      std::vector<std::string_view> names;
-      for (const Type& of : kTypes)
-        names.insert(names.end(), of.arguments.begin(), of.arguments.end());
-      return error_response(kCodeBadRequest,
-                            with_suggestion("unknown argument '" + quotable(name) + "'", name, names, ""));
+    if (name == "v" || name == "cmd") continue;
+    if (std::find(taken.begin(), taken.end(), name) == taken.end()) {
+      const std::string what = fmt::format("{} takes no argument '{}'", command.name, quotable(name));
+      return error_response(
+          kCodeBadRequest,
+          with_suggestion(what, name, taken,
+                          taken.empty() ? "it takes none" : fmt::format("it takes: {}", command.takes)));
     }
-    if (type->fits(given)) continue;
-    const std::string value = quotable(given.dump(-1, ' ', false, json::error_handler_t::replace));
-    return error_response(kCodeBadRequest,
-                          {fmt::format("\"{}\" is {}; it must be {}", name, value, type->must_be), ""});
+    for (const Type& type : kTypes) {
+      if (std::find(type.arguments.begin(), type.arguments.end(), name) == type.arguments.end() ||
+          type.fits(given))
+        continue;
+      const std::string value = quotable(given.dump(-1, ' ', false, json::error_handler_t::replace));
+      return error_response(kCodeBadRequest,
+                            {fmt::format("\"{}\" is {}; it must be {}", name, value, type.must_be), ""});
+    }
   }
   return nullptr;
 }
@@ -88,7 +93,8 @@ void run(const Command& command, Daemon& daemon, const json& request, uint64_t r
                        error_response(kCodeDenied, refusal));
     return reply(error_response(kCodeDenied, refusal));
   }
-  if (json refusal = refusal_of_arguments(request); !refusal.is_null()) return reply(std::move(refusal));
+  if (json refusal = refusal_of_arguments(command, request); !refusal.is_null())
+    return reply(std::move(refusal));
   if (command.needs != Role::admin) return command.run(daemon, request, received_ns, reply);
   command.run(daemon, request, received_ns,
               reply.with_tap([&daemon, client,

@@ -1,6 +1,6 @@
 // What each request on the control socket does (protocol.h says how they travel). The response of a command
 // that changes something comes when every worker has acknowledged the new generation, or says who has not.
-// An argument of another type, or of a name that none of them has, is refused (bad_request).
+// An argument of another type, or that the command does not take, is refused (bad_request).
 //
 //   cmd               arguments                        response, besides v and ok
 //   show.services                                      services: [...]           (report.h)
