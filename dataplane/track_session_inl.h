@@ -41,7 +41,8 @@ inline bool is_touched(const SessionValue& session, const ServiceRecord& service
     const BackendRecord& backend = tables.backend(value.backend);
     const bool is_well = ((backend.flags & kAsked) == kWell) & (backend.service == packet.service);
     const bool has_limits = ((service.flags & ServiceRecord::kCapped) | service.session_life_s) != 0;
-    if (!is_pinned(value.kind) & is_well & is_touched(value, service, now_s) & !has_limits) [[likely]] {
+    const bool is_here = is_touched(value, service, now_s);
+    if (!is_pinned(value.kind) & is_well & is_here & !has_limits) [[likely]] {
       packet.backend = value.backend;
       packet.record = &backend;
       return true;
