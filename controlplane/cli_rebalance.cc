@@ -56,7 +56,7 @@ std::string text_of_plan(const json& response) {
   out += fmt::format("{} of {} sessions moved; expected: {:.1f} %\n", response.at("moved").get<uint64_t>(),
                      planned, expected);
   if (const auto left = response.at("left_alone").get<uint64_t>(); left != 0)
-    out += fmt::format("{} were left alone: they changed meanwhile\n", left);
+    out += fmt::format("{} were left alone: they, or who may take them, changed meanwhile\n", left);
   return out;
 }
 

@@ -7,8 +7,8 @@
 // Lines before the answer: {"measuring_s"}, then {"moved", "of"} once a second. Answer: "backends" with
 // "due_percent" (by weight), "packets_percent", "excess_percent", "sessions", "flows_active", "pinned",
 // "live", "gives", "gets", "expected_percent"; "imbalance_percent" and "expected_imbalance_percent" (packets
-// on the wrong backend); "planned", "planned_live" (of these), "moved", "left_alone" (changed meanwhile),
-// "quiet_s". The client's end ends it, at once while it measures.
+// on the wrong backend); "planned", "planned_live" (of these), "moved", "left_alone" (they, or who may take
+// them, changed meanwhile), "quiet_s". The client's end ends it, at once while it measures.
 #include <algorithm>
 #include <array>
 #include <chrono>
