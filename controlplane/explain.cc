@@ -1,8 +1,11 @@
 #include "controlplane/explain.h"
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -12,6 +15,7 @@
 #include "controlplane/flow_census.h"
 #include "controlplane/message.h"
 #include "controlplane/report.h"
+#include "controlplane/room.h"
 #include "controlplane/session_registry.h"
 #include "controlplane/takers.h"
 #include "controlplane/totals.h"
@@ -55,8 +59,11 @@ std::optional<FlowSeen> tracked_flow(const Daemon& daemon, uint64_t hash) {
 }
 
 // Whom a new flow of this hash would get if that backend were taken out: by a lookup table made for it, with
-// what that would make of the service. nullptr: nobody. Valid while `without` is.
-const Backend* choice_without(const Service& service, BackendId gone, uint64_t hash, Service& without) {
+// what that would make of the service. `first`: who is asked before the table is. nullptr: nobody. Valid
+// while `without` is.
+template <typename HasRoom>
+const Backend* choice_without(const Service& service, BackendId gone, std::optional<BackendId> first,
+                              uint64_t hash, Service& without, uint32_t workers, const HasRoom& has_room) {
   without = service;
   for (Backend& backend : without.backends) {
     if (backend.id == gone) backend.admin = Admin::maint;
@@ -65,9 +72,17 @@ const Backend* choice_without(const Service& service, BackendId gone, uint64_t h
   const std::vector<Taker> takers = takers_of(without);
   const TakersTable table = table_of(service.config.method, takers, service.config.lookup_slots);
   if (table.slots.empty()) return nullptr;
-  const BackendId next = takers[table.slots[lookup_slot(hash, service.config.lookup_slots)]].id;
+  std::vector<BackendId> members;
+  for (const Taker& taker : takers)
+    members.push_back(taker.id);
+  const auto select = [&](uint64_t of) {
+    return std::optional(members[table.slots[lookup_slot(of, service.config.lookup_slots)]]);
+  };
+  const std::optional<BackendId> next =
+      find_room(first ? *first : *select(hash), hash, select, members, workers, has_room).backend;
+  if (!next) return nullptr;
   return &*std::find_if(without.backends.begin(), without.backends.end(),
-                        [&](const Backend& backend) { return backend.id == next; });
+                        [&](const Backend& backend) { return backend.id == *next; });
 }
 
 // Collects the answer step by step.
@@ -120,10 +135,10 @@ class Explanation {
                                 : hash;
     if (resets_) return end_with_reset(*service, choice);
     const std::optional<BackendId> follows = session_ ? from_session(*service, record) : std::nullopt;
-    const std::optional<BackendId> chosen = kept       ? kept
-                                            : session_ ? follows
-                                                       : from_lookup_table(*service, choice);
-    if (!chosen) return end("drop", Reason::no_backend);
+    const std::optional<BackendId> chosen = kept ? kept : session_ ? follows : of_new_flow(*service, choice);
+    if (!chosen) return end("drop", refused_);
+    if (kept && session_ && !follows && refused_ == Reason::backends_full)
+      say("a new connection would be refused");
     if_gone(*service, *chosen, choice);
     return forward_to(*service, *chosen);
   }
@@ -168,6 +183,7 @@ class Explanation {
         {"worker", seen->worker}, {"backend", name}, {"state", text(seen->state)}, {"idle_s", seen->idle_s}};
     say("worker {} tracks this flow: {}, backend {}, last packet {} s ago", seen->worker, text(seen->state),
         name, seen->idle_s);
+    ended_on_ = seen->backend;
     if (record.service != service || (record.flags & BackendRecord::kAlive) == 0) {
       const bool told = (tables_.service(service).flags & ServiceRecord::kResets) != 0 ||
                         (record.flags & BackendRecord::kResets) != 0;
@@ -181,6 +197,7 @@ class Explanation {
       return std::nullopt;
     }
     if (seen->state == FlowState::closing) say("a SYN would be selected afresh: the flow is closing");
+    ended_on_.reset();
     return seen->backend;
   }
 
@@ -199,6 +216,79 @@ class Explanation {
     say("slot {} of {} in the lookup table is {}'s", slot, record.lookup_slots,
         tables_.backend_cold(id).name);
     return id;
+  }
+
+  // What of its limits it has reached; empty: it has room. Counted once, so that one answer does not
+  // contradict itself.
+  const std::string& why_full(BackendId id, bool for_session) {
+    const auto [known, is_new] = full_.try_emplace({index(id), for_session});
+    if (is_new) known->second = limit_reached(id, for_session);
+    return known->second;
+  }
+  std::string limit_reached(BackendId id, bool for_session) const {
+    const StatsSegment* stats = daemon_.dataplane().stats();
+    const BackendCold& limits = tables_.backend_cold(id);
+    if (stats == nullptr || (tables_.service(service_).flags & ServiceRecord::kCapped) == 0) return "";
+    if (limits.max_flows != 0) {
+      const uint64_t flows = flows_active(*stats, id);
+      // What is selected afresh gives its own place up first.
+      if (flows - (flows != 0 && ended_on_ == id ? 1 : 0) >= limits.max_flows)
+        return fmt::format("{} flows (max_flows {})", flows, limits.max_flows);
+    }
+    if (for_session && limits.max_sessions != 0) {
+      const uint64_t sessions = sessions_active(*stats, id);
+      if (sessions >= limits.max_sessions)
+        return fmt::format("{} sessions (max_sessions {})", sessions, limits.max_sessions);
+    }
+    return "";
+  }
+  bool has_room(BackendId id, bool for_session) { return why_full(id, for_session).empty(); }
+
+  uint32_t workers() const {
+    const StatsSegment* stats = daemon_.dataplane().stats();
+    return stats == nullptr ? 1 : stats->header.workers_count;
+  }
+
+  void say_full(const std::vector<BackendId>& full, bool for_session) {
+    constexpr size_t kNamed = 8;
+    for (size_t i = 0; i < std::min(full.size(), kNamed); i++)
+      say("{} is full: it has {}", tables_.backend_cold(full[i]).name, why_full(full[i], for_session));
+    if (full.size() > kNamed) say("{} others that were asked are full, too", full.size() - kNamed);
+  }
+
+  // A new flow's backend, chosen by this hash or else: if that is full, the next choice that is not:
+  // dataplane/track_caps.cc in words.
+  std::optional<BackendId> with_room(std::optional<BackendId> chosen, uint64_t hash, bool for_session) {
+    if (!chosen || has_room(*chosen, for_session)) return chosen;
+    const ServiceRecord& record = tables_.service(service_);
+    const Room room = find_room(
+        *chosen, hash,
+        [&](uint64_t next) {
+          return record.lookup == 0 ? std::nullopt : std::optional(tables_.select(record, next));
+        },
+        tables_.members(record), workers(), [&](BackendId id) { return has_room(id, for_session); });
+    say_full(room.full, for_session);
+    if (room.backend) {
+      say("the next choice that has room is {}", tables_.backend_cold(*room.backend).name);
+    } else if (record.lookup != 0) {
+      refused_ = Reason::backends_full;
+    }
+    return room.backend;
+  }
+
+  // Of no session. Methods that look at more than the packet: where it would go by the lookup table, unless
+  // there is nobody whom they could choose.
+  std::optional<BackendId> of_new_flow(const Service& service, uint64_t hash) {
+    const std::optional<BackendId> chosen = from_lookup_table(service, hash);
+    if (!chosen || !needs_flow_table(service.config.method)) return with_room(chosen, hash, false);
+    std::vector<BackendId> full;
+    const auto members = tables_.members(tables_.service(service.id));
+    std::copy_if(members.begin(), members.end(), std::back_inserter(full),
+                 [&](BackendId id) { return !has_room(id, false); });
+    say_full(full, false);
+    if (full.size() < members.size()) return chosen;
+    refused_ = Reason::backends_full;
+    return std::nullopt;
   }
 
   // Where the lookup table is not all, or not asked by the flow.
@@ -251,7 +341,7 @@ class Explanation {
       say("it has no session: a new connection goes by the lookup table, by the hash of {} alone, and makes "
           "one",
           question_.key.empty() ? "its client's address" : "its key");
-      return from_lookup_table(service, *session_);
+      return with_room(from_lookup_table(service, *session_), *session_, true);
     }
     const SessionValue& session = seen->session;
     const bool is_pinned = sluice::is_pinned(session.kind);
@@ -259,11 +349,12 @@ class Explanation {
     out_["session"] = report_session(*seen, tables_, now_s);
     say("its session: {}, made {} s ago{}", session_text(session, tables_, now_s), age_s(session, now_s),
         is_pinned ? "" : fmt::format(", last seen {} s ago", since_s(session.last_s, now_s)));
+    const uint64_t next = next_choice(*session_, tables_.backend(session.backend));
     const std::optional<BackendId> own = tables_.own_backend(service.id, session.backend);
     if (!own) {
       say("that is a backend of another service of its group, and {} has none of that name",
           service.config.name);
-      return from_lookup_table(service, next_choice(*session_, tables_.backend(session.backend)));
+      return lend(service, session.backend, next);
     }
     const std::string name = tables_.backend_cold(*own).name;
     const uint8_t flags = tables_.backend(*own).flags;
@@ -272,29 +363,47 @@ class Explanation {
         is_alive && (flags & BackendRecord::kFailed) == 0 && (flags & BackendRecord::kResolved) != 0;
     if ((flags & BackendRecord::kMigrates) != 0 && !is_pinned) {
       say("{} drains, and its sessions go elsewhere with their next connection", name);
-      return from_lookup_table(service, next_choice(*session_, tables_.backend(session.backend)));
+      return with_room(from_lookup_table(service, next), next, true);
     }
     if (is_well) {
-      say("a new connection goes to {} as well", name);
-      return own;
+      say("a new connection {} to {} as well", has_room(*own, false) ? "goes" : "belongs", name);
+      return own_or_lent(*own);
     }
     if (is_alive && record.on_failure == SessionFailure::keep) {
       say("{} is down: a new connection waits for it (on_failure = \"keep\")", name);
-      return own;
+      return own_or_lent(*own);
     }
     const bool stays = record.on_failure == SessionFailure::rehash && !is_pinned;
     say("{} is down: a new connection goes by the lookup table, {}", name,
         stays ? "and stays there" : "until it is well");
-    return from_lookup_table(service, next_choice(*session_, tables_.backend(session.backend)));
+    if (!stays) return lend(service, *own, next);
+    return with_room(from_lookup_table(service, next), next, true);
   }
 
+  // This connection to another: the session stays with `from`.
+  std::optional<BackendId> lend(const Service& service, BackendId from, uint64_t hash) {
+    lent_ = {from, std::nullopt, hash};
+    return with_room(from_lookup_table(service, hash), hash, false);
+  }
+  // If it has all its flows. Sessions it may have as many as it has: this one is there.
+  std::optional<BackendId> own_or_lent(BackendId own) {
+    if (has_room(own, false)) return own;
+    lent_ = {own, own, *session_};
+    const std::optional<BackendId> to = with_room(own, *session_, false);
+    if (to) say("it is lent this connection; the session stays with {}", tables_.backend_cold(own).name);
+    return to;
+  }
+
+  bool names_by_pin() const { return out_.contains("session") && out_["session"]["kind"] == "pinned"; }
+
   // What a failure of the backend would mean for the session.
-  std::string session_if_gone(const std::string& name, const std::string& whom) const {
-    const bool is_pinned = out_.contains("session") && out_["session"]["kind"] == "pinned";
+  std::string session_if_gone(const std::string& name, const std::string& whom, bool is_nobody) const {
+    const bool is_pinned = names_by_pin();
     const SessionFailure on_failure = tables_.service(service_).on_failure;
     if (on_failure == SessionFailure::keep)
       return fmt::format("if {} failed: new connections would wait for it", name);
     const bool stays = on_failure == SessionFailure::rehash && !is_pinned;
+    if (is_nobody) return fmt::format("if {} failed: new connections to {}", name, whom);
     return fmt::format("if {} failed: new connections to {}, {}", name, whom,
                        stays ? "and they would stay there" : "until it is well");
   }
@@ -302,18 +411,29 @@ class Explanation {
   // What a failure of the backend would mean for this flow.
   void if_gone(const Service& service, BackendId id, uint64_t hash) {
     const std::string name = tables_.backend_cold(id).name;
+    // A connection that is lent goes where its session lends it next; else the session goes, too.
+    const bool is_lent = lent_ && lent_->from != id;
+    const bool moves = session_ && !is_lent;
+    const uint64_t next_hash = is_lent ? lent_->hash
+                               : moves ? next_choice(*session_, tables_.backend(named_.value_or(id)))
+                                       : hash;
+    const bool for_session =
+        moves && tables_.service(service_).on_failure == SessionFailure::rehash && !names_by_pin();
     Service without;
-    const uint64_t next_hash = session_ ? next_choice(*session_, tables_.backend(named_.value_or(id))) : hash;
-    const Backend* next = choice_without(service, id, next_hash, without);
+    const Backend* next =
+        choice_without(service, id, is_lent ? lent_->first : std::nullopt, next_hash, without, workers(),
+                       [&](BackendId other) { return has_room(other, for_session); });
     const OnFailure on_failure = service.config.policy.on_failure;
     const bool is_tracked = out_.contains("flow");
     const bool told = is_tracked && on_failure == OnFailure::reset && question_.protocol == wire::kProtoTcp;
     out_["if_gone"] = {{"backend", next == nullptr ? "" : next->config.name},
                        {"reset", told},
                        {"keeps", is_tracked && on_failure == OnFailure::keep}};
-    const std::string whom = next == nullptr ? "nobody, no other backend takes new flows" : next->config.name;
-    if (session_) say("{}", session_if_gone(name, whom));
-    if (session_ && !told && !(is_tracked && on_failure == OnFailure::keep)) return;
+    const std::string whom = next != nullptr              ? next->config.name
+                             : takers_of(without).empty() ? "nobody, no other backend takes new flows"
+                                                          : "nobody, the other backends are full";
+    if (moves) say("{}", session_if_gone(name, whom, next == nullptr));
+    if (moves && !told && !(is_tracked && on_failure == OnFailure::keep)) return;
     if (told) {
       say("if {} were gone: a reset to the client, and its next connection to {}", name, whom);
     } else if (is_tracked && on_failure == OnFailure::keep) {
@@ -327,7 +447,8 @@ class Explanation {
     out_["verdict"] = "answer";
     out_["reason"] = "tcp_reset";
     const std::optional<BackendId> next =
-        session_ ? from_session(service, tables_.service(service.id)) : from_lookup_table(service, hash);
+        session_ ? from_session(service, tables_.service(service.id)) : of_new_flow(service, hash);
+    if (!next) say("its next connection is refused: {}", info(refused_).text);
     if (next) say("its next connection goes to {}", tables_.backend_cold(*next).name);
     return out_;
   }
@@ -357,7 +478,17 @@ class Explanation {
   ServiceId service_ = kNoService;
   std::optional<uint64_t> session_;  // its hash, if the flow is of one
   std::optional<BackendId> named_;   // the backend that it names, if it is there
-  bool resets_ = false;              // the flow's client is told that its backend is gone
+  // Where the session sends a new connection that its own backend cannot have, if so.
+  struct Lent {
+    BackendId from;                  // the session's
+    std::optional<BackendId> first;  // asked before the lookup table is
+    uint64_t hash;
+  };
+  std::optional<Lent> lent_;
+  std::map<std::pair<uint32_t, bool>, std::string> full_;  // why_full(), as it was when first asked
+  std::optional<BackendId> ended_on_;                      // its backend so far, if it is selected afresh
+  Reason refused_ = Reason::no_backend;                    // why a new flow is, if nobody is chosen
+  bool resets_ = false;  // the flow's client is told that its backend is gone
   json out_;
 };
 

@@ -38,6 +38,10 @@ def test_backends_get_as_many_flows_as_they_may_have(balancer):
         assert (backend["flows_active"], backend["max_flows"], backend["full_percent"]) == (MOST, MOST, 100.0)
     assert "100%" in balancer.cli("show", "backends").stdout
     wait_until(lambda: kinds(balancer)[-1] == "scale_up", lambda: f"full: {kinds(balancer)}")
+    said = balancer.show("explain", "tcp", "198.51.100.2:3", f"{WEB}:80")
+    assert (said["verdict"], said["reason"]) == ("drop", "backends_full")
+    for name in BACKENDS:
+        assert f"{name} is full: it has {MOST} flows (max_flows {MOST})" in said["why"]
     # One more finds nobody, and is counted by name; those that are there go on.
     dropped = balancer.reasons()["backends_full"]
     assert curl_once(host, WEB, "/", "--connect-timeout", "1") == (0, "")

@@ -434,7 +434,17 @@ def test_a_full_backend_gets_no_pin_and_no_import_unless_it_is_meant(balancer, c
     pin(three, "b2")
     assert refused(balancer, "pin", "few", three, "b1")[0] == 1
     pin(three, "b1", "--force")
-    for client in (one, two, three):
+    # Whom explain names instead of a full one is who gets the session. Of the addresses that are given last.
+    asked = ((f"198.51.100.{i}", balancer.show("explain", "tcp", f"198.51.100.{i}:40000", f"{WEB}:81")) for i in range(126, 80, -1))
+    turned, other = next(pair for pair in asked if "b1 is full: it has 3 sessions (max_sessions 2)" in pair[1]["why"])
+    assert f"the next choice that has room is {other['backend']}" in other["why"] and other["backend"] != "b1"
+    host = balancer.fabric.hosts["c1"]
+    host.ip(f"addr replace {turned}/25 dev eth0")
+    host.run("curl", "-s", "--max-time", "2", "--interface", turned, url(WEB, port=81), check=False)
+    host.ip(f"addr del {turned}/25 dev eth0")
+    assert held(balancer, turned, "few")["backend"] == other["backend"]
+    pin(turned, other["backend"])
+    for client in (one, two, three, turned):
         balancer.change("session", "unpin", "few", client)
     assert active("b1") == active("b2") == 0
 
