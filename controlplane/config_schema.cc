@@ -235,8 +235,12 @@ void check_caps(const TableReader& reader, const ServiceConfig& config) {
   const bool is_limited =
       std::any_of(config.backends.begin(), config.backends.end(),
                   [](const BackendConfig& b) { return b.max_flows != 0 || b.max_sessions != 0; });
+  // Without sessions max_sessions has no effect.
+  const bool has_share = is_limited && (has_sessions(config.affinity) ||
+                                        std::any_of(config.backends.begin(), config.backends.end(),
+                                                    [](const BackendConfig& b) { return b.max_flows != 0; }));
   for (const char* key : {"scale_up_at", "scale_down_at"}) {
-    if (reader.has(key) && !is_limited)
+    if (reader.has(key) && !has_share)
       reader.sink().error(reader.where(key),
                           "'" + std::string(key) + "' is a share of what the backends may have",
                           "max_flows = 10000");

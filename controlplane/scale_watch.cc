@@ -8,13 +8,15 @@ namespace sluice {
 
 std::optional<double> fill_percent(const Service& service, const StatsSegment& stats) {
   uint64_t flows = 0, flows_max = 0, sessions = 0, sessions_max = 0;
+  // Without sessions max_sessions limits nothing.
+  const bool counts_sessions = has_sessions(service.config.affinity);
   for (const Backend& backend : service.backends) {
     if (!service.takes_new(backend)) continue;
     if (backend.config.max_flows != 0) {
       flows += flows_active(stats, backend.id);
       flows_max += backend.config.max_flows;
     }
-    if (backend.config.max_sessions != 0) {
+    if (counts_sessions && backend.config.max_sessions != 0) {
       sessions += sessions_active(stats, backend.id);
       sessions_max += backend.config.max_sessions;
     }

@@ -260,6 +260,7 @@ TEST(ConfigCaps, Faults) {
   const std::pair<const char*, const char*> faults[] = {
       {"max_flows = 0", "'max_flows' is 0; it must be from 1"},
       {"scale_up_at = \"80%\"", "f.toml:7:15: 'scale_up_at' is a share of what the backends may have"},
+      {"max_sessions = 10\nscale_up_at = \"80%\"", "f.toml:8:15: 'scale_up_at' is a share of what the"},
       {"max_flows = 10\nscale_up_at = \"80\"", "it must be from \"1%\" to \"100%\""},
       {"max_flows = 10\nscale_up_at = \"101%\"", "it must be from \"1%\" to \"100%\""},
       {"max_flows = 10\nscale_up_at = \"30%\"\nscale_down_at = \"30%\"",

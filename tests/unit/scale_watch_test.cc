@@ -20,6 +20,7 @@ class ScaleTest : public ::testing::Test {
     web.protocol = wire::kProtoTcp;
     web.forward = Forward::ipip;
     web.health.type = HealthConfig::Type::none;
+    web.affinity = Affinity::client;
     web.scale_up_percent = 80;
     web.scale_down_percent = 20;
     for (int i = 0; i < 4; i++)
@@ -113,6 +114,22 @@ TEST_F(ScaleTest, by_what_is_scarcer_and_by_who_may_serve) {
   EXPECT_EQ(look(), States{});
   model_.set_admin({0, 2}, Admin::drain, 1);
   model_.set_admin({0, 3}, Admin::drain, 1);
+  EXPECT_EQ(look(), States{Scale::up});
+}
+
+// What limits nothing is no share of anything: neither empty nor full.
+TEST_F(ScaleTest, sessions_count_where_there_are_some) {
+  ServiceConfig& web = model_.edit_all()[0].config;
+  stats_.workers[0].sessions_active[0].set(3'600);
+  flows(50);
+  EXPECT_DOUBLE_EQ(*fill_percent(model_.services()[0], stats_), 90);
+  web.affinity = Affinity::connection;
+  EXPECT_DOUBLE_EQ(*fill_percent(model_.services()[0], stats_), 50);
+  for (Backend& backend : model_.edit_all()[0].backends)
+    backend.config.max_flows = 0;
+  EXPECT_EQ(fill_percent(model_.services()[0], stats_), std::nullopt);
+  EXPECT_EQ(look(), States{}) << "no scale_down";
+  model_.edit_all()[0].config.affinity = Affinity::client;
   EXPECT_EQ(look(), States{Scale::up});
 }
 
