@@ -1,9 +1,9 @@
 // When a service should get more backends, and when it needs fewer: its `scale_up_at` and `scale_down_at`,
 // for whoever scales it (hooks on the events scale_up, scale_down and scale_ok).
 //
-// How full: the flows, or if that is more, the sessions, of the backends that may serve, as a share of what
-// they may have; sessions only where the service has some. A state is left only kScaleHysteresisPercent beyond where it began, so that nobody is told
-// each second; while no backend with a limit may serve, it stays as it is.
+// How full: the flows, or if that is more, the sessions (where the service has some), of the backends that
+// may serve, as a share of what they may have. A state is left only kScaleHysteresisPercent beyond where it
+// began, so that nobody is told each second; while no backend with a limit may serve, it stays as it is.
 //
 // The states are the model's, and go into the tables with the next generation: a successor tells nothing
 // twice. Once a second; costs a counter or two a backend of services that ask for it.
