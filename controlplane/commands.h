@@ -18,14 +18,25 @@
 //   session.export    [service]                        lines with sessions (command_session_file.cc)
 //   session.import    secret services backends         the counts, or of a dry run faults: [...]
 //                     sessions [skip_unknown]
-//                     [force] [more], or dry_run
-//   backend.admin     service backend admin            generation changed workers acknowledged ack_us note
-//                     [reset_after_ms]                 [reset_in_s]: the seconds until then, of each backend
-//   backend.weight    service backend weight           the same; lasts until the file's weight changes
+//                     [force] [more] [total],
+//                     or dry_run
+//   backend.admin     service backend, or targets;     generation changed workers acknowledged ack_us note
+//                     admin [reset_after_ms] [force]   [reset_in_s]: the seconds until then, of each backend
+//   backend.weight    the same; weight [force]         the same; lasts until the file's weight changes
+//   backend.add       service backend address [weight] the same
+//   backend.remove    as admin's; [force]              the same
+//   service.enable    services enabled [force]         the same
+//   service.add       definition                       the same
+//   service.remove    service [force]                  the same
+//   overrides.clear   [target]                         the same
+//   overrides.write   [dry_run]                        the same, file and what it holds
+//   show.overrides                                     overrides: [...]
 //   reload                                             the same, warnings: [text]; errors: error and diagnostics
+//   config.apply      sources [dry_run] [confirm_s]    the same
+//   config.confirm, config.rollback                    the same
 //   explain           protocol client vip [key]        (explain.h)
 //   rebalance         service [over_s] [max_moves] [rate] [reset]   lines with progress; command_rebalance.cc
-//   rebalance.plan    service [over_s] [max_moves] [reset]          the same, and nothing is moved
+//   rebalance.plan    the same                         the same, and nothing is moved
 //
 // The commands themselves are in command_*.cc, by subject.
 #pragma once

@@ -1,5 +1,6 @@
-// `sluice explain`: what happens to a packet of this flow, and why; from the published tables, the
-// flow tables and the workers' counts, by the functions that the workers use or (room.h) their like. Sends nothing and changes nothing.
+// `sluice explain`: what happens to a packet of this flow, and why; from the published tables, the flow
+// tables and the workers' counts, by the functions that the workers use or (room.h) their like. Sends nothing
+// and changes nothing.
 #pragma once
 
 #include <string>

@@ -37,8 +37,9 @@ void add_service_counters(const Daemon& daemon, const Service& service, json& ou
 }
 
 // How much of what it may have; null: it has no limit.
-json full_percent(const Backend& backend, const BackendSums& sums) {
-  const uint32_t max_flows = backend.config.max_flows, max_sessions = backend.config.max_sessions;
+json full_percent(const Backend& backend, bool has_sessions, const BackendSums& sums) {
+  const uint32_t max_flows = backend.config.max_flows;
+  const uint32_t max_sessions = has_sessions ? backend.config.max_sessions : 0;
   if (max_flows == 0 && max_sessions == 0) return nullptr;
   const auto share = [](uint64_t used, uint32_t most) {
     return most == 0 ? 0.0 : 100.0 * static_cast<double>(used) / most;
@@ -46,11 +47,11 @@ json full_percent(const Backend& backend, const BackendSums& sums) {
   return std::max(share(sums.flows_active, max_flows), share(sums.sessions_active, max_sessions));
 }
 
-void add_backend_counters(const Daemon& daemon, const Backend& backend, json& out) {
+void add_backend_counters(const Daemon& daemon, const Service& service, const Backend& backend, json& out) {
   const BackendSums sums = sums_of(daemon, backend);
   out["max_flows"] = backend.config.max_flows;
   out["max_sessions"] = backend.config.max_sessions;
-  out["full_percent"] = full_percent(backend, sums);
+  out["full_percent"] = full_percent(backend, has_sessions(service.config.affinity), sums);
   out["packets"] = sums.packets;
   out["bytes"] = sums.bytes;
   out["flows"] = sums.flows;
@@ -114,7 +115,7 @@ json report_backend(const Daemon& daemon, const Service& service, const Backend&
       {"takes_new_flows", service.takes_new(backend)},
       {"why_not", why_no_new_flows(service, backend)},
   };
-  add_backend_counters(daemon, backend, out);
+  add_backend_counters(daemon, service, backend, out);
   if (const auto in_s = seconds_to_reset(daemon, service, backend)) out["reset_in_s"] = *in_s;
   return out;
 }

@@ -28,7 +28,7 @@ enum class FlowHow : uint8_t {
   created,     // new, now tracked
   reselected,  // tracked, but its backend is gone: selected afresh
   reused,      // a SYN on a closing flow: selected afresh
-  untracked,   // new, and no place in the table: by the lookup table alone
+  untracked,   // no place in the table, or behind a reset: by the lookup table alone
   reset,       // tracked, but its backend is gone: forgotten, and the client told so
   stateless,   // its service tracks none: by the lookup table alone
 };

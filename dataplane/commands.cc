@@ -135,8 +135,9 @@ Commands::Outcome Commands::unpin(const CommandEntry& command, const TablesView&
     const uint64_t value_before = found.value;
     if (!is_in_force(before, tables, now_s)) break;
     if (!is_pinned(before.kind)) return {CommandResult::other, value_before};
-    // A connection that goes on before the next one begins keeps its client where it is.
-    sessions_.moved.note(command.hash, now_s);
+    // A connection that goes on before the next one begins keeps its client where it is (remake_session()).
+    const bool may_stay = tables.service(tables.backend(before.backend).service).session_life_s == 0;
+    if (may_stay) sessions_.moved.note(command.hash, now_s);
     if (sessions_.remove(command.hash, found)) {
       stats_.sessions.active.subtract(1);
       stats_.sessions.ended.add(1);

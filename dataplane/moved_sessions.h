@@ -1,5 +1,5 @@
-// Which sessions `sluice rebalance` moved lately, or lost their pin, for as long as a flow may go on without asking for its
-// session by itself. A hint: too often yes.
+// Which sessions were moved by `sluice rebalance`, or unpinned, lately: for as long as a flow may go on
+// without asking for its session by itself. A hint: too often yes.
 //
 // Writer: the one worker that runs commands. Readers: all workers.
 #pragma once

@@ -19,7 +19,9 @@ class RecentSet {
       clear(period % 2);
       if (period != period_ + 1) clear((period + 1) % 2);
       period_ = period;
+      puts_ = 0;
     }
+    puts_++;
     // Relaxed, as all here: one writer.
     Word& word = bits_[period_ % 2][word_of(hash)];
     word.store(word.load(std::memory_order_relaxed) | bit_of(hash), std::memory_order_relaxed);
@@ -31,10 +33,15 @@ class RecentSet {
     return (either & bit_of(hash)) != 0;
   }
 
-  // For the thread that puts in: no, also when nothing was put in for three periods.
+  // For the thread that puts in: also after two periods in which nothing was put in.
   bool may_have(uint64_t hash, uint32_t now_s) const {
-    return now_s / kPeriodS - period_ < 2 && may_have(hash);
+    const uint32_t since = now_s / kPeriodS - period_;
+    if (since == 0) return may_have(hash);
+    return since == 1 &&
+           (bits_[period_ % 2][word_of(hash)].load(std::memory_order_relaxed) & bit_of(hash)) != 0;
   }
+  // By the same thread, in this period.
+  uint32_t puts(uint32_t now_s) const { return now_s / kPeriodS == period_ ? puts_ : 0; }
 
  private:
   using Word = std::atomic<uint64_t>;
@@ -48,6 +55,7 @@ class RecentSet {
 
   std::array<std::array<Word, kWords>, 2> bits_{};
   uint32_t period_ = 0;
+  uint32_t puts_ = 0;  // in this period
 };
 
 }  // namespace sluice

@@ -58,7 +58,7 @@ const char* text(FlowHow how) {
     case FlowHow::reused:
       return "port reused, selected afresh";
     case FlowHow::untracked:
-      return "not tracked: table full";
+      return "not tracked: no place, or its connection was reset";
     case FlowHow::reset:
       return "backend gone, client told";
     case FlowHow::stateless:
@@ -142,7 +142,8 @@ void Replay::go_on_to(uint32_t second) {
   while (second > now_s_) {
     now_s_ = now_s_ == 0 ? second : std::min(second, now_s_ + FlowTable::kRescanMax);
     pipeline_.tracker().sweep(flows_.groups(), UINT32_MAX, publisher_.current(), now_s_);
-    pipeline_.tracker().sweep_sessions(UINT64_MAX, publisher_.current(), now_s_);
+    if (stats_->workers[0].sessions.active.get() != 0)
+      pipeline_.tracker().sweep_sessions(UINT64_MAX, publisher_.current(), now_s_);
   }
 }
 

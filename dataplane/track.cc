@@ -244,7 +244,8 @@ void Tracker::end_by_reset(Packet& packet, FlowTable::Place place, uint32_t now_
   stats_.backends[index(packet.backend)].flows_active.subtract(1);
   sums.active--;
   sums.reset++;
-  reset_lately_.put(packet.hash, now_s);
+  // More would make too many others' packets look so.
+  if (reset_lately_.puts(now_s) < kResetsRemembered) reset_lately_.put(packet.hash, now_s);
   flows_.erase(place);
 }
 

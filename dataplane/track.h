@@ -20,7 +20,7 @@
 // address or by a key in the payload; the session's first choice is the lookup table's, by the same hash.
 // One packet proves nothing here either: until its flow is confirmed, a session rests no longer than a SYN.
 // Sessions of flows that go on are refreshed once in refresh_s. Then, and at each packet while sessions were
-// moved lately (moved_sessions.h), a UDP flow goes where its session was moved to, and a TCP one is reset, if
+// moved or unpinned lately (moved_sessions.h), a UDP flow goes where its session was moved to, and a TCP one is reset, if
 // that was asked for. Of a service with keys, the flow itself is what
 // the key says, whatever addresses it comes from; packets too short for a key are tracked as connections are.
 //
@@ -139,7 +139,10 @@ class Tracker {
   Chooser chooser_;
   uint64_t sessions_swept_ = 0;    // the line to go on with
   RecentSet<kOnTrialS> on_trial_;  // flows whose confirmation their session waits for
-  RecentSet<64> reset_lately_;     // flows, and for how long their packets may still come
+  // Flows that were reset, while their packets may still come; in 64 s so many at most. Of the connections that
+  // began elsewhere one in eight at most is then taken for one of them: it is tracked later.
+  static constexpr uint32_t kResetsRemembered = 4096;
+  RecentSet<64> reset_lately_;
   bool many_unknown_ = false;      // of the last batch's packets; only how to look depends on it
 };
 

@@ -22,7 +22,7 @@ inline uint64_t Tracker::session_of(const Packet& packet, const TablesView& tabl
   return client_session(source_of(packet), service, secret);
 }
 
-// Was it heard of in this piece of refresh_s? Then it is not over, and there is nothing to say.
+// Was it heard of in this piece of refresh_s? Then it has not rested for too long, and there is nothing to say.
 inline bool is_touched(const SessionValue& session, const ServiceRecord& service, uint32_t now_s) {
   return ((session.last_s ^ now_s) & kSessionTimeMask) < refresh_s(service.session_idle_s);
 }
