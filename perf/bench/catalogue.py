@@ -157,7 +157,7 @@ class Catalogue:
             elif kind == "session_table":
                 total += SESSION_BYTES * size
             else:
-                flows = 1_000_000 if "/backends/" in name or "/services/" in name else size
+                flows = 1_000_000 if size is None or "/backends/" in name or "/services/" in name else size
                 total += 1 << max(22, (TABLE_BYTES_PER_FLOW * flows - 1).bit_length())
                 if kind == "pipeline":
                     total += SESSION_BYTES * max(1 << 18, size if re.search("/(returning/client|client_hit)", name) else 0)

@@ -83,7 +83,9 @@ class Executables:
     def run_process(self, process):
         """{name: Sample} of a catalogue.Process."""
         min_time_s = MIN_TIME_S.get(process.program, MIN_TIME_DEFAULT_S)[0 if self.quick else 1]
-        pattern = "^(" + "|".join(re.escape(name) for name in process.names) + ")(/iterations:[0-9]+)?$"
+        # Its regular expressions know no escaped hyphen.
+        names = (re.escape(name).replace(r"\-", "-") for name in process.names)
+        pattern = "^(" + "|".join(names) + ")(/iterations:[0-9]+)?$"
         command = [self.path(process.program), f"--benchmark_filter={pattern}", f"--benchmark_repetitions={REPEATS}",
                    f"--benchmark_min_time={min_time_s}", "--benchmark_format=json"]
         if process.interleave:
