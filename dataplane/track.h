@@ -20,9 +20,9 @@
 // address or by a key in the payload; the session's first choice is the lookup table's, by the same hash.
 // One packet proves nothing here either: until its flow is confirmed, a session rests no longer than a SYN.
 // Sessions of flows that go on are refreshed once in refresh_s. Then, and at each packet while sessions were
-// moved or unpinned lately (moved_sessions.h), a UDP flow goes where its session was moved to, and a TCP one is reset, if
-// that was asked for. Of a service with keys, the flow itself is what
-// the key says, whatever addresses it comes from; packets too short for a key are tracked as connections are.
+// moved or unpinned lately (moved_sessions.h), a UDP flow goes where its session was moved to, and a TCP one
+// is reset, if that was asked for. Of a service with keys, the flow itself is what the key says, whatever
+// addresses it comes from; packets too short for a key are tracked as connections are.
 //
 // Two passes over a batch. First the packets whose flow is in its home bucket, which nearly all are; nothing
 // moves in the table meanwhile. Then, in order, what that left open: by now the lines that it needs are under

@@ -251,6 +251,11 @@ class RealNames(unittest.TestCase):
                 self.assertIn(one.row, catalogue.names)
         for name in catalogue.names:
             self.assertNotIn(None, [catalogue.floor_of(name)] if name.startswith("pipeline/") else [])
+        # Each process runs what it is meant to: the executable itself reads the expression.
+        for process in catalogue.processes(catalogue.choose()):
+            if process.program in built:
+                self.assertEqual(sorted(executables.names(process.program, runner.filter_of(process.names))),
+                                 sorted(process.names))
 
 
 if __name__ == "__main__":

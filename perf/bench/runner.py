@@ -63,6 +63,11 @@ def strip_iterations(name):
     return re.sub(r"/iterations:\d+$", "", name)
 
 
+def filter_of(names):
+    """The executables' regular expressions know no escaped hyphen."""
+    return "^(" + "|".join(re.escape(name).replace(r"\-", "-") for name in names) + ")(/iterations:[0-9]+)?$"
+
+
 class Executables:
     """The benchmarks of a build folder."""
 
@@ -74,20 +79,18 @@ class Executables:
     def path(self, program):
         return self.folder / f"{program}_bench"
 
-    def names(self, program):
+    def names(self, program, pattern="."):
         if not self.path(program).exists():
             return []
-        listed = run([self.path(program), "--benchmark_list_tests"], env=self.environment).stdout.split("\n")
+        command = [self.path(program), f"--benchmark_filter={pattern}", "--benchmark_list_tests"]
+        listed = run(command, env=self.environment).stdout.split("\n")
         return [strip_iterations(name) for name in listed if name]
 
     def run_process(self, process):
         """{name: Sample} of a catalogue.Process."""
         min_time_s = MIN_TIME_S.get(process.program, MIN_TIME_DEFAULT_S)[0 if self.quick else 1]
-        # Its regular expressions know no escaped hyphen.
-        names = (re.escape(name).replace(r"\-", "-") for name in process.names)
-        pattern = "^(" + "|".join(names) + ")(/iterations:[0-9]+)?$"
-        command = [self.path(process.program), f"--benchmark_filter={pattern}", f"--benchmark_repetitions={REPEATS}",
-                   f"--benchmark_min_time={min_time_s}", "--benchmark_format=json"]
+        command = [self.path(process.program), f"--benchmark_filter={filter_of(process.names)}",
+                   f"--benchmark_repetitions={REPEATS}", f"--benchmark_min_time={min_time_s}", "--benchmark_format=json"]
         if process.interleave:
             command.append("--benchmark_enable_random_interleaving=true")
         return parse(json.loads(run(command, env=self.environment).stdout)["benchmarks"])
